@@ -1,0 +1,1 @@
+//! Blockwise distillation of attention sublayers into linear students.

@@ -1,0 +1,1 @@
+//! Tasks, scoring with shared prefixes, efficiency measurement.

@@ -1,0 +1,210 @@
+//! The experiment file: read, overridden from the command line, validated, and written out again in full.
+
+mod device;
+mod document;
+mod raw;
+mod validate;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+pub use self::{
+    device::{Device, UnknownDevice},
+    raw::{Distill, Efficiency, Operator, Phonebook, RustText, Search, SnippetOrigin},
+};
+use self::{
+    document::{Document, Sources},
+    raw::{RawExperiment, RawParent, RawTask},
+    validate::Checker,
+};
+use crate::error::Error;
+
+/// An experiment in which every value makes sense by itself and with the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experiment {
+    name: String,
+    seed: u64,
+    device: Device,
+    parent: PathBuf,
+    operators: Vec<Operator>,
+    distill: Distill,
+    tasks: BTreeMap<String, Task>,
+    search: Search,
+    efficiency: Efficiency,
+}
+
+/// Something a model is to do, with the size of the splits it is judged on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Examples to choose on.
+    pub validation: usize,
+    /// Examples to report on.
+    pub test: usize,
+    /// What the examples are.
+    pub kind: TaskKind,
+}
+
+/// What the examples of a task are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskKind {
+    /// Look up a number in a list of names and numbers.
+    Phonebook(Phonebook),
+    /// Tell which crate a piece of source text is from.
+    SnippetOrigin(SnippetOrigin),
+    /// Continue source text.
+    RustText(RustText),
+}
+
+impl TaskKind {
+    /// Key in the experiment file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Phonebook(_) => "phonebook",
+            Self::SnippetOrigin(_) => "snippet-origin",
+            Self::RustText(_) => "rust-text",
+        }
+    }
+}
+
+impl Experiment {
+    /// Reads the file at `path` and replaces the value of each dotted key in `overrides`, in their order. An override's
+    /// value is TOML, or else a string. A relative path to the parent begins at the file's directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Invalid`] with the place when the experiment makes no sense.
+    pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<Self, Error> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+        let sources = Sources::new(path, text, overrides);
+        let document = Document::parse(&sources)?;
+        let raw = document.raw()?;
+        let checker = Checker(&document);
+        checker.name(&["name"], &raw.name)?;
+        checker.operators(&raw.operators)?;
+        let tasks = checker.tasks(raw.tasks)?;
+        checker.distill(&raw.distill, &tasks)?;
+        checker.search(&raw.search, &tasks)?;
+        checker.efficiency(&raw.efficiency)?;
+        Ok(Self {
+            device: checker.device(&raw.device)?,
+            parent: checker.parent(&raw.parent.path, path.parent().unwrap_or(Path::new("")))?,
+            name: raw.name,
+            seed: raw.seed,
+            operators: raw.operators,
+            distill: raw.distill,
+            tasks,
+            search: raw.search,
+            efficiency: raw.efficiency,
+        })
+    }
+
+    /// Name, fit for a directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Seed of everything drawn.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What to compute on.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Directory of the parent model, absolute and canonical.
+    pub fn parent(&self) -> &Path {
+        &self.parent
+    }
+
+    /// Operators that compete for each layer, of different kinds, in order of preference on ties.
+    pub fn operators(&self) -> &[Operator] {
+        &self.operators
+    }
+
+    /// How the students are trained.
+    pub fn distill(&self) -> &Distill {
+        &self.distill
+    }
+
+    /// All tasks by name, each fit for a directory.
+    pub fn tasks(&self) -> &BTreeMap<String, Task> {
+        &self.tasks
+    }
+
+    /// Which hybrids are built, and what they must keep.
+    pub fn search(&self) -> &Search {
+        &self.search
+    }
+
+    /// How speed and memory are measured.
+    pub fn efficiency(&self) -> &Efficiency {
+        &self.efficiency
+    }
+
+    /// The resolved experiment: overrides applied, the parent's path absolute. It loads again to an equal experiment.
+    ///
+    /// # Panics
+    /// Never: TOML can hold every validated experiment.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.raw(self.parent.clone())).expect("a validated experiment is representable as TOML")
+    }
+
+    /// Eight hexadecimal digits that name this experiment. Of the parent's path, only the last part counts, so that
+    /// machines agree on it.
+    pub fn hash(&self) -> String {
+        let parent = self.parent.file_name().unwrap_or_default();
+        let mut hash = key(&self.raw(parent.into()));
+        hash.truncate(8);
+        hash
+    }
+
+    fn raw(&self, parent: PathBuf) -> RawExperiment {
+        RawExperiment {
+            name: self.name.clone(),
+            seed: self.seed,
+            device: self.device.to_string(),
+            parent: RawParent { path: parent },
+            operators: self.operators.clone(),
+            distill: self.distill.clone(),
+            tasks: self.tasks.iter().map(|(name, task)| (name.clone(), RawTask::from(task))).collect(),
+            search: self.search.clone(),
+            efficiency: self.efficiency.clone(),
+        }
+    }
+}
+
+impl From<&Task> for RawTask {
+    fn from(task: &Task) -> Self {
+        let mut raw = Self { validation: task.validation, test: task.test, phonebook: None, snippet_origin: None, rust_text: None };
+        match task.kind.clone() {
+            TaskKind::Phonebook(kind) => raw.phonebook = Some(kind),
+            TaskKind::SnippetOrigin(kind) => raw.snippet_origin = Some(kind),
+            TaskKind::RustText(kind) => raw.rust_text = Some(kind),
+        }
+        raw
+    }
+}
+
+/// Sixteen hexadecimal digits of the SHA-256 of a value's JSON, to key a unit by all it depends on, for example
+/// `key(&(experiment.seed(), layer, operator))`.
+///
+/// # Panics
+/// When JSON cannot hold the value: a map whose keys are not strings or numbers.
+pub fn key<T: Serialize + ?Sized>(depends_on: &T) -> String {
+    let json = serde_json::to_vec(depends_on).expect("keys of maps are strings or numbers");
+    Sha256::digest(json).iter().take(8).fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,100 @@
+//! The grammar of devices: `flex | ndarray | wgpu[:n] | vulkan[:n] | metal[:n] | cuda[:n] | rocm[:n]`.
+
+use std::{fmt, str::FromStr};
+
+/// What an experiment computes on; the number picks one of several such devices, none means the default one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// The processor, by Burn's portable backend.
+    Flex,
+    /// The processor, by `ndarray`.
+    NdArray,
+    /// A graphics card by the graphics interface that WebGPU finds.
+    Wgpu(Option<usize>),
+    /// A graphics card by Vulkan.
+    Vulkan(Option<usize>),
+    /// A graphics card by Metal.
+    Metal(Option<usize>),
+    /// A graphics card by CUDA.
+    Cuda(Option<usize>),
+    /// A graphics card by `ROCm`.
+    Rocm(Option<usize>),
+}
+
+/// The text is not of the grammar; `Display` gives the grammar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("one of flex, ndarray, wgpu, vulkan, metal, cuda, rocm; all but the first two may name one of several as in cuda:1")]
+pub struct UnknownDevice;
+
+impl Device {
+    /// Name of the cargo feature that this device needs.
+    pub fn feature(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::NdArray => "ndarray",
+            Self::Wgpu(_) => "wgpu",
+            Self::Vulkan(_) => "vulkan",
+            Self::Metal(_) => "metal",
+            Self::Cuda(_) => "cuda",
+            Self::Rocm(_) => "rocm",
+        }
+    }
+
+    /// Which one of several such devices.
+    pub fn index(self) -> Option<usize> {
+        match self {
+            Self::Flex | Self::NdArray => None,
+            Self::Wgpu(index) | Self::Vulkan(index) | Self::Metal(index) | Self::Cuda(index) | Self::Rocm(index) => index,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.feature())?;
+        self.index().map_or(Ok(()), |index| write!(formatter, ":{index}"))
+    }
+}
+
+impl FromStr for Device {
+    type Err = UnknownDevice;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDevice> {
+        let (kind, index) = match text.split_once(':') {
+            Some((kind, index)) => (kind, Some(index.parse().map_err(|_| UnknownDevice)?)),
+            None => (text, None),
+        };
+        match (kind, index) {
+            ("flex", None) => Ok(Self::Flex),
+            ("ndarray", None) => Ok(Self::NdArray),
+            ("wgpu", index) => Ok(Self::Wgpu(index)),
+            ("vulkan", index) => Ok(Self::Vulkan(index)),
+            ("metal", index) => Ok(Self::Metal(index)),
+            ("cuda", index) => Ok(Self::Cuda(index)),
+            ("rocm", index) => Ok(Self::Rocm(index)),
+            _ => Err(UnknownDevice),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_device_is_written_as_it_is_read() {
+        for kind in ["flex", "ndarray", "wgpu", "vulkan", "metal", "cuda", "rocm"] {
+            let device: Device = kind.parse().unwrap();
+            assert_eq!((device.to_string().as_str(), device.feature(), device.index()), (kind, kind, None));
+        }
+        let device: Device = "cuda:3".parse().unwrap();
+        assert_eq!((device, device.to_string().as_str()), (Device::Cuda(Some(3)), "cuda:3"));
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        for text in ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:0:1", "flex:0", "ndarray:1", " flex"] {
+            assert_eq!(text.parse::<Device>(), Err(UnknownDevice), "{text:?}");
+        }
+    }
+}

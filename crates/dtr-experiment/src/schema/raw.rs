@@ -1,0 +1,155 @@
+//! The experiment file key by key, as TOML holds it. Tables whose every value is checked in place serve the validated
+//! experiment, too. There are no defaults: an experiment says all that its results depend on.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawExperiment {
+    pub name: String,
+    pub seed: u64,
+    pub device: String,
+    pub parent: RawParent,
+    pub operators: Vec<Operator>,
+    pub distill: Distill,
+    pub tasks: BTreeMap<String, RawTask>,
+    pub search: Search,
+    pub efficiency: Efficiency,
+}
+
+/// The table `parent`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawParent {
+    pub path: PathBuf,
+}
+
+/// A table of `tasks`: exactly one of the last three keys says its kind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawTask {
+    pub validation: usize,
+    pub test: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phonebook: Option<Phonebook>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snippet_origin: Option<SnippetOrigin>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rust_text: Option<RustText>,
+}
+
+/// An operator that competes for each layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Operator {
+    /// Linear attention with a decayed delta rule after a short causal convolution.
+    GatedDelta {
+        /// Tokens that the convolution sees.
+        convolution: usize,
+    },
+    /// Softmax attention over the last tokens and the first ones.
+    SlidingWindow {
+        /// Last tokens seen, the own one included.
+        window: usize,
+        /// First tokens seen.
+        sinks: usize,
+    },
+    /// Linear attention with a trained feature map.
+    Hedgehog {},
+}
+
+impl Operator {
+    /// Name in the experiment file, in events and of directories.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::GatedDelta { .. } => "gated-delta",
+            Self::SlidingWindow { .. } => "sliding-window",
+            Self::Hedgehog {} => "hedgehog",
+        }
+    }
+}
+
+/// How the students are trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Distill {
+    /// Tokens trained on, at least one step of `rows * length`.
+    pub tokens: usize,
+    /// Tokens for the closed-form initialisation, at least one row.
+    pub calibration_tokens: usize,
+    /// Rows a step.
+    pub rows: usize,
+    /// Tokens a row.
+    pub length: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps in which the learning rate rises, in `[0, 1)`.
+    pub warmup: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Weight of each task in drawing rows from the tasks' training splits; positive, of any sum.
+    pub mixture: BTreeMap<String, f64>,
+}
+
+/// Look up a number in a list of names and numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Phonebook {
+    /// Names in the list.
+    pub entries: usize,
+    /// Token before the list.
+    pub start: String,
+    /// Token before the name asked for.
+    pub question: String,
+}
+
+/// Tell which crate a piece of source text is from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SnippetOrigin {
+    /// Tokens of source text.
+    pub tokens: usize,
+    /// Token after the text.
+    pub question: String,
+    /// Token that answers, by crate.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Continue source text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RustText {
+    /// Tokens of source text.
+    pub tokens: usize,
+    /// Token between files.
+    pub separator: String,
+    /// Crates that the text is from.
+    pub crates: Vec<String>,
+}
+
+/// Which hybrids are built, and what they must keep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Search {
+    /// Tasks that get a hybrid.
+    pub tasks: Vec<String>,
+    /// Share of the parent's validation score to keep, in `(0, 1]`.
+    pub floor: f64,
+    /// Layouts drawn at random to compare with.
+    pub random_layouts: usize,
+}
+
+/// How speed and memory are measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Efficiency {
+    /// Context lengths in tokens, rising.
+    pub contexts: Vec<usize>,
+    /// Tokens generated after each context.
+    pub decode_tokens: usize,
+    /// Measurements of which the median counts.
+    pub repetitions: usize,
+}

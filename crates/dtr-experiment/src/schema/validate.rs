@@ -1,0 +1,260 @@
+//! What the types of the raw experiment cannot say: ranges, and names that refer to each other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    path::{Path, PathBuf},
+};
+
+use super::{Device, Distill, Efficiency, Operator, Search, Task, TaskKind, UnknownDevice, document::Document, raw::RawTask};
+use crate::error::Error;
+
+/// Checks values, and reports one that makes no sense at its place in the document.
+pub(super) struct Checker<'d>(pub &'d Document<'d>);
+
+impl Checker<'_> {
+    fn require(&self, holds: bool, key: &[&str], expected: &str, found: &dyn Display, remedy: &str) -> Result<(), Error> {
+        if holds {
+            return Ok(());
+        }
+        Err(self.0.invalid(key, expected.to_owned(), found.to_string(), remedy.to_owned()))
+    }
+
+    fn positive(&self, key: &[&str], value: usize) -> Result<(), Error> {
+        self.require(value > 0, key, "at least 1", &value, "write a whole number from 1")
+    }
+
+    fn token(&self, key: &[&str], token: &str) -> Result<(), Error> {
+        self.require(
+            !token.is_empty(),
+            key,
+            "a token of the parent's vocabulary",
+            &"an empty string",
+            "write one of the special tokens in the parent's tokenizer.json",
+        )
+    }
+
+    fn not_empty(&self, key: &[&str], empty: bool, what: &str) -> Result<(), Error> {
+        self.require(!empty, key, what, &"none", "add one as in configs/quickstart.toml")
+    }
+
+    /// Names that may occur only once.
+    fn unique<'n>(&self, key: &[&str], names: impl IntoIterator<Item = &'n str>) -> Result<(), Error> {
+        let mut seen = BTreeSet::new();
+        for (index, name) in names.into_iter().enumerate() {
+            let index = index.to_string();
+            let key = [key, &[&index]].concat();
+            let found = format_args!("a second `{name}`");
+            self.require(seen.insert(name), &key, "unlike all before it", &found, "keep one of them")?;
+        }
+        Ok(())
+    }
+
+    /// A task that `key` refers to by its name.
+    fn known(&self, key: &[&str], name: &str, tasks: &BTreeMap<String, Task>) -> Result<(), Error> {
+        let names: Vec<&str> = tasks.keys().map(String::as_str).collect();
+        self.require(
+            tasks.contains_key(name),
+            key,
+            &format!("one of the tasks {}", names.join(", ")),
+            &format_args!("`{name}`"),
+            &format!("correct the name, or add a table [tasks.{name}]"),
+        )
+    }
+
+    /// A name that becomes a part of paths.
+    pub(super) fn name(&self, key: &[&str], name: &str) -> Result<(), Error> {
+        let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        self.require(
+            name.starts_with(alphanumeric) && name.chars().all(|c| alphanumeric(c) || "._-".contains(c)),
+            key,
+            "named with a letter or digit, then any of a-z 0-9 . _ -",
+            &format_args!("{name:?}"),
+            "rename it: the name becomes that of a directory",
+        )
+    }
+
+    pub(super) fn device(&self, device: &str) -> Result<Device, Error> {
+        device.parse().map_err(|grammar: UnknownDevice| {
+            let remedy = "`cargo xtask devices` lists what this machine has; `flex` works everywhere";
+            self.0.invalid(&["device"], grammar.to_string(), format!("{device:?}"), remedy.to_owned())
+        })
+    }
+
+    /// The parent's directory, canonical, from a path relative to `directory`.
+    pub(super) fn parent(&self, path: &Path, directory: &Path) -> Result<PathBuf, Error> {
+        let joined = directory.join(path);
+        let canonical = joined.canonicalize().unwrap_or_default();
+        self.require(
+            canonical.is_dir() && canonical.to_str().is_some(),
+            &["parent", "path"],
+            "the directory of a model, relative to the experiment file",
+            &format_args!("no directory {}", joined.display()),
+            "correct the path, or put the model there",
+        )?;
+        Ok(canonical)
+    }
+
+    pub(super) fn operators(&self, operators: &[Operator]) -> Result<(), Error> {
+        self.not_empty(&["operators"], operators.is_empty(), "at least one operator")?;
+        self.unique(&["operators"], operators.iter().map(Operator::name))?;
+        for (index, operator) in operators.iter().enumerate() {
+            let index = index.to_string();
+            let key = |last| ["operators", &index, operator.name(), last];
+            match *operator {
+                Operator::GatedDelta { convolution } => self.positive(&key("convolution"), convolution)?,
+                // Without sinks, the window alone is a sound operator.
+                Operator::SlidingWindow { window, sinks: _ } => self.positive(&key("window"), window)?,
+                Operator::Hedgehog {} => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn tasks(&self, raw: BTreeMap<String, RawTask>) -> Result<BTreeMap<String, Task>, Error> {
+        self.not_empty(&["tasks"], raw.is_empty(), "at least one task")?;
+        raw.into_iter()
+            .map(|(name, task)| {
+                let task = self.task(&name, task)?;
+                Ok((name, task))
+            })
+            .collect()
+    }
+
+    fn task(&self, name: &str, raw: RawTask) -> Result<Task, Error> {
+        let task = ["tasks", name];
+        self.name(&task, name)?;
+        self.positive(&["tasks", name, "validation"], raw.validation)?;
+        self.positive(&["tasks", name, "test"], raw.test)?;
+        let kind = match (raw.phonebook, raw.snippet_origin, raw.rust_text) {
+            (Some(kind), None, None) => TaskKind::Phonebook(kind),
+            (None, Some(kind), None) => TaskKind::SnippetOrigin(kind),
+            (None, None, Some(kind)) => TaskKind::RustText(kind),
+            (phonebook, snippet_origin, rust_text) => {
+                let kinds = [phonebook.is_some(), snippet_origin.is_some(), rust_text.is_some()];
+                return Err(self.0.invalid(
+                    &task,
+                    "a task with one of the keys phonebook, snippet-origin, rust-text".to_owned(),
+                    format!("{} of them", kinds.into_iter().filter(|&is_some| is_some).count()),
+                    "keep the key of one kind; make a task of each further one".to_owned(),
+                ));
+            }
+        };
+        let key = |last| ["tasks", name, kind.name(), last];
+        match &kind {
+            TaskKind::Phonebook(phonebook) => {
+                self.positive(&key("entries"), phonebook.entries)?;
+                self.token(&key("start"), &phonebook.start)?;
+                self.token(&key("question"), &phonebook.question)?;
+            }
+            TaskKind::SnippetOrigin(origin) => {
+                self.positive(&key("tokens"), origin.tokens)?;
+                self.token(&key("question"), &origin.question)?;
+                self.require(
+                    origin.labels.len() >= 2,
+                    &key("labels"),
+                    "at least two crates to tell apart",
+                    &origin.labels.len(),
+                    "add crates",
+                )?;
+                let mut seen = BTreeSet::new();
+                for (label, token) in &origin.labels {
+                    let key = ["tasks", name, kind.name(), "labels", label];
+                    self.token(&key, token)?;
+                    let found = format_args!("`{token}` a second time");
+                    self.require(seen.insert(token), &key, "a token of its own", &found, "write another token")?;
+                }
+            }
+            TaskKind::RustText(text) => {
+                self.positive(&key("tokens"), text.tokens)?;
+                self.token(&key("separator"), &text.separator)?;
+                self.not_empty(&key("crates"), text.crates.is_empty(), "at least one crate")?;
+                self.unique(&key("crates"), text.crates.iter().map(String::as_str))?;
+            }
+        }
+        Ok(Task { validation: raw.validation, test: raw.test, kind })
+    }
+
+    pub(super) fn distill(&self, distill: &Distill, tasks: &BTreeMap<String, Task>) -> Result<(), Error> {
+        let key = |last| ["distill", last];
+        self.positive(&key("rows"), distill.rows)?;
+        self.positive(&key("length"), distill.length)?;
+        let step = distill.rows.saturating_mul(distill.length);
+        self.require(
+            distill.tokens >= step,
+            &key("tokens"),
+            &format!("at least one step of rows * length = {step} tokens"),
+            &distill.tokens,
+            "raise tokens, or lower rows or length",
+        )?;
+        self.require(
+            distill.calibration_tokens >= distill.length,
+            &key("calibration-tokens"),
+            &format!("at least one row of length = {} tokens", distill.length),
+            &distill.calibration_tokens,
+            "raise calibration-tokens, or lower length",
+        )?;
+        self.require(
+            distill.learning_rate > 0.0 && distill.learning_rate.is_finite(),
+            &key("learning-rate"),
+            "above 0 and finite",
+            &distill.learning_rate,
+            "2e-3 is a good beginning",
+        )?;
+        self.require(
+            (0.0..1.0).contains(&distill.warmup),
+            &key("warmup"),
+            "a share of the steps, at least 0 and below 1",
+            &distill.warmup,
+            "write 0.05 for five in a hundred steps",
+        )?;
+        self.require(
+            distill.weight_decay >= 0.0 && distill.weight_decay.is_finite(),
+            &key("weight-decay"),
+            "at least 0 and finite",
+            &distill.weight_decay,
+            "write 0.0 for none",
+        )?;
+        self.not_empty(&key("mixture"), distill.mixture.is_empty(), "a weight for at least one task")?;
+        for (task, &weight) in &distill.mixture {
+            let key = ["distill", "mixture", task];
+            self.known(&key, task, tasks)?;
+            let remedy = "leave out a task that shall give no rows";
+            self.require(weight > 0.0 && weight.is_finite(), &key, "above 0 and finite", &weight, remedy)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn search(&self, search: &Search, tasks: &BTreeMap<String, Task>) -> Result<(), Error> {
+        self.not_empty(&["search", "tasks"], search.tasks.is_empty(), "at least one task")?;
+        self.unique(&["search", "tasks"], search.tasks.iter().map(String::as_str))?;
+        for (index, task) in search.tasks.iter().enumerate() {
+            self.known(&["search", "tasks", &index.to_string()], task, tasks)?;
+        }
+        self.require(
+            search.floor > 0.0 && search.floor <= 1.0,
+            &["search", "floor"],
+            "a share of the parent's score, above 0 and at most 1",
+            &search.floor,
+            "write 0.95 to keep 95 % of the score",
+        )
+    }
+
+    pub(super) fn efficiency(&self, efficiency: &Efficiency) -> Result<(), Error> {
+        let key = ["efficiency", "contexts"];
+        self.not_empty(&key, efficiency.contexts.is_empty(), "at least one context length")?;
+        let mut shorter = 0;
+        for (index, &context) in efficiency.contexts.iter().enumerate() {
+            self.require(
+                context > shorter,
+                &["efficiency", "contexts", &index.to_string()],
+                &format!("above {shorter}"),
+                &context,
+                "write the context lengths in rising order, each once",
+            )?;
+            shorter = context;
+        }
+        self.positive(&["efficiency", "decode-tokens"], efficiency.decode_tokens)?;
+        self.positive(&["efficiency", "repetitions"], efficiency.repetitions)
+    }
+}

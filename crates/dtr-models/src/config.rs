@@ -1,0 +1,196 @@
+//! A decoder as data: what `config.json` says, family by family, in one set of fields.
+
+use serde_json::{Value, json};
+
+use crate::error::ConfigError;
+use crate::mixer::MixerConfig;
+use crate::rope::Rope;
+
+/// Shape of an attention sublayer, the same for the parent's and for what stands in for it.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a checkpoint")]
+pub struct AttentionShape {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, each shared by `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether query, key and value projections have a bias.
+    pub qkv_bias: bool,
+    /// Whether the output projection has a bias.
+    pub output_bias: bool,
+    /// Whether each query and key head is RMS-normalised.
+    pub qk_norm: bool,
+    /// Epsilon of all norms.
+    pub eps: f64,
+}
+
+/// A decoder: every family is these fields over one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderConfig {
+    /// Hugging Face name of the family.
+    pub model_type: String,
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+    /// Inner width of the gated MLP.
+    pub intermediate: usize,
+    /// Whether the MLP's projections have a bias.
+    pub mlp_bias: bool,
+    /// Whether the output head is the embedding.
+    pub tied: bool,
+    /// Shape of the attention sublayers.
+    pub attention: AttentionShape,
+    /// Rotary position embedding.
+    pub rope: Rope,
+    /// Longest context the parent was trained for, if stated.
+    pub max_positions: Option<usize>,
+    /// Mixer of each layer.
+    pub mixers: Vec<MixerConfig>,
+    /// The parent's own configuration, from which exports are written.
+    source: Value,
+}
+
+/// What sets one family apart where its configuration does not say it.
+struct Family {
+    name: &'static str,
+    qkv_bias: Option<bool>,
+    output_bias: Option<bool>,
+    qk_norm: bool,
+    /// Whether a `sliding_window` holds without `use_sliding_window`.
+    always_windowed: bool,
+}
+
+const FAMILIES: [Family; 4] = [
+    Family { name: "llama", qkv_bias: None, output_bias: None, qk_norm: false, always_windowed: false },
+    Family { name: "mistral", qkv_bias: Some(false), output_bias: Some(false), qk_norm: false, always_windowed: true },
+    Family { name: "qwen2", qkv_bias: Some(true), output_bias: Some(false), qk_norm: false, always_windowed: false },
+    Family { name: "qwen3", qkv_bias: None, output_bias: None, qk_norm: true, always_windowed: false },
+];
+
+impl DecoderConfig {
+    /// Reads a `config.json`, the parent's own or one that [`Self::to_json`] wrote for a hybrid.
+    ///
+    /// # Errors
+    /// For an unknown family, missing keys, and values that would have to be ignored.
+    pub fn from_json(config: &Value) -> Result<Self, ConfigError> {
+        if let Some(hybrid) = config.get("dtr") {
+            let mut parent = Self::from_json(&hybrid["parent"])?;
+            let mixers: Vec<MixerConfig> = serde_json::from_value(hybrid["mixers"].clone())?;
+            if mixers.len() != parent.layers() {
+                return Err(ConfigError::Inconsistent { what: format!("{} mixers for {} layers", mixers.len(), parent.layers()) });
+            }
+            parent.mixers = mixers;
+            return Ok(parent);
+        }
+        let found = config["model_type"].as_str().ok_or(ConfigError::Missing { key: "model_type", expected: "the family's name" })?;
+        let family = FAMILIES.iter().find(|family| family.name == found).ok_or_else(|| ConfigError::Family {
+            found: found.into(),
+            expected: FAMILIES.map(|family| family.name).join(", "),
+        })?;
+        refuse_unknown(config)?;
+        let hidden = size(config, "hidden_size")?;
+        let heads = size(config, "num_attention_heads")?;
+        let layers = size(config, "num_hidden_layers")?;
+        let kv_heads = optional_size(config, "num_key_value_heads")?.unwrap_or(heads);
+        let attention = AttentionShape {
+            hidden,
+            heads,
+            kv_heads,
+            head_dim: optional_size(config, "head_dim")?.unwrap_or(hidden / heads),
+            qkv_bias: family.qkv_bias.unwrap_or(flag(config, "attention_bias")),
+            output_bias: family.output_bias.unwrap_or(flag(config, "attention_bias")),
+            qk_norm: family.qk_norm,
+            eps: config["rms_norm_eps"].as_f64().ok_or(ConfigError::Missing { key: "rms_norm_eps", expected: "a number" })?,
+        };
+        if heads % kv_heads != 0 || attention.head_dim % 2 != 0 {
+            return Err(ConfigError::Inconsistent {
+                what: format!("{heads} query heads, {kv_heads} key/value heads of width {}; expected a multiple, and an even width", attention.head_dim),
+            });
+        }
+        Ok(Self {
+            model_type: found.into(),
+            vocabulary: size(config, "vocab_size")?,
+            intermediate: size(config, "intermediate_size")?,
+            mlp_bias: flag(config, "mlp_bias"),
+            tied: flag(config, "tie_word_embeddings"),
+            attention,
+            rope: Rope::from_json(config)?,
+            max_positions: optional_size(config, "max_position_embeddings")?,
+            mixers: (0..layers).map(|layer| Ok(MixerConfig::Softmax { window: window(config, family, layer)? })).collect::<Result<_, ConfigError>>()?,
+            source: config.clone(),
+        })
+    }
+
+    /// The `config.json` of this model: the parent's own where every mixer is still the parent's,
+    /// else one with a `dtr` section, which no other reader takes for the parent by mistake.
+    pub fn to_json(&self) -> Value {
+        if self.mixers.iter().all(|mixer| matches!(mixer, MixerConfig::Softmax { .. })) {
+            return self.source.clone();
+        }
+        json!({
+            "model_type": "dtr",
+            "architectures": ["DtrForCausalLM"],
+            "dtr": { "layout": self.layout(), "mixers": self.mixers, "parent": self.source },
+        })
+    }
+
+    /// Number of blocks.
+    pub fn layers(&self) -> usize {
+        self.mixers.len()
+    }
+
+    /// One letter a layer.
+    pub fn layout(&self) -> String {
+        self.mixers.iter().map(|mixer| mixer.letter()).collect()
+    }
+}
+
+fn size(config: &Value, key: &'static str) -> Result<usize, ConfigError> {
+    optional_size(config, key)?.ok_or(ConfigError::Missing { key, expected: "a positive whole number" })
+}
+
+fn optional_size(config: &Value, key: &'static str) -> Result<Option<usize>, ConfigError> {
+    match &config[key] {
+        Value::Null => Ok(None),
+        value => match value.as_u64() {
+            Some(number) if number > 0 => Ok(Some(number as usize)),
+            _ => Err(ConfigError::Unsupported { key: key.into(), found: value.to_string(), expected: "a positive whole number".into() }),
+        },
+    }
+}
+
+fn flag(config: &Value, key: &str) -> bool {
+    config[key].as_bool().unwrap_or(false)
+}
+
+/// Values that change the computation in ways the block does not know.
+fn refuse_unknown(config: &Value) -> Result<(), ConfigError> {
+    let expected = |key: &str, expected: &str, right: bool| {
+        if right { Ok(()) } else { Err(ConfigError::Unsupported { key: key.into(), found: config[key].to_string(), expected: expected.into() }) }
+    };
+    expected("hidden_act", "silu", matches!(config["hidden_act"].as_str(), None | Some("silu" | "swish")))?;
+    expected("quantization_config", "none", config["quantization_config"].is_null())?;
+    expected("pretraining_tp", "1", matches!(config["pretraining_tp"].as_u64(), None | Some(1)))
+}
+
+/// Sliding window of the parent's own attention in one layer.
+fn window(config: &Value, family: &Family, layer: usize) -> Result<Option<usize>, ConfigError> {
+    let Some(window) = optional_size(config, "sliding_window")? else { return Ok(None) };
+    if let Some(types) = config["layer_types"].as_array() {
+        return match types.get(layer).and_then(Value::as_str) {
+            Some("full_attention") => Ok(None),
+            Some("sliding_attention") => Ok(Some(window)),
+            other => Err(ConfigError::Unsupported {
+                key: format!("layer_types[{layer}]"),
+                found: format!("{other:?}"),
+                expected: "full_attention, sliding_attention".into(),
+            }),
+        };
+    }
+    let from = config["max_window_layers"].as_u64().unwrap_or(0) as usize;
+    let windowed = family.always_windowed || (flag(config, "use_sliding_window") && layer >= from);
+    Ok(windowed.then_some(window))
+}

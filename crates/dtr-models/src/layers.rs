@@ -1,0 +1,68 @@
+//! Small parts of a block: linear projection on rows, RMS norm, gated MLP. Field names are those of Hugging Face.
+
+use burn::module::{Initializer, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::activation::silu;
+use dtr_attention::norm;
+
+/// A projection without weights of its own yet.
+pub fn linear<B: Backend>(input: usize, output: usize, bias: bool, device: &B::Device) -> Linear<B> {
+    LinearConfig::new(input, output).with_bias(bias).with_initializer(Initializer::Zeros).init(device)
+}
+
+/// `x W + b` over all rows at once: one large product in place of one a sequence.
+///
+/// # Shapes
+/// `x [B, T, N]` -> `[B, T, M]`.
+pub fn project<B: Backend>(linear: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    let [batch, time, width] = x.dims();
+    let y = linear.forward(x.reshape([batch * time, width]));
+    let output = y.dims()[1];
+    y.reshape([batch, time, output])
+}
+
+/// RMS norm with a weight.
+#[derive(Module, Debug)]
+pub struct RmsNorm<B: Backend> {
+    /// `[N]`.
+    pub weight: Param<Tensor<B, 1>>,
+    eps: f64,
+}
+
+impl<B: Backend> RmsNorm<B> {
+    /// A norm with weight 1.
+    pub fn new(width: usize, eps: f64, device: &B::Device) -> Self {
+        Self { weight: Initializer::Ones.init([width], device), eps }
+    }
+
+    /// Normalises the last dimension.
+    pub fn forward<const R: usize>(&self, x: Tensor<B, R>) -> Tensor<B, R> {
+        norm::rms(x, self.weight.val(), self.eps)
+    }
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+#[derive(Module, Debug)]
+pub struct Mlp<B: Backend> {
+    gate_proj: Linear<B>,
+    up_proj: Linear<B>,
+    down_proj: Linear<B>,
+}
+
+impl<B: Backend> Mlp<B> {
+    /// An MLP without weights of its own yet.
+    pub fn new(hidden: usize, intermediate: usize, bias: bool, device: &B::Device) -> Self {
+        Self {
+            gate_proj: linear(hidden, intermediate, bias, device),
+            up_proj: linear(hidden, intermediate, bias, device),
+            down_proj: linear(intermediate, hidden, bias, device),
+        }
+    }
+
+    /// `x [B, T, N]` -> `[B, T, N]`.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let inner = silu(project(&self.gate_proj, x.clone())) * project(&self.up_proj, x);
+        project(&self.down_proj, inner)
+    }
+}

@@ -1,0 +1,130 @@
+//! The gated delta rule as a sublayer, in the form and under the names of Qwen3.5's linear layers.
+//!
+//! `[q, k, v] = silu(conv(W_qkv x))`; `q, k` to unit length, `q` times `D^-1/2`; `beta = sigmoid(W_b x)`;
+//! `g = -exp(A_log) softplus(W_a x + dt_bias)`; delta rule; `y = W_o (norm(o) * silu(W_z x))`, the norm by head.
+
+use burn::module::{Initializer, Param};
+use burn::nn::Linear;
+use burn::prelude::*;
+use burn::tensor::activation::{sigmoid, silu, softplus};
+use dtr_attention::{convolution, delta, norm};
+
+use super::projections::{merge_heads, split_heads};
+use crate::config::AttentionShape;
+use crate::decoder::Context;
+use crate::layers::{RmsNorm, linear, project};
+
+/// Tokens handled in parallel, a power of two.
+const CHUNK: usize = 32;
+
+/// Epsilon under the root when queries and keys are brought to unit length, as in the published models.
+const UNIT_EPS: f64 = 1e-6;
+
+/// One filter a channel.
+#[derive(Module, Debug)]
+pub struct ShortConvolution<B: Backend> {
+    /// `[N, 1, W]`.
+    pub weight: Param<Tensor<B, 3>>,
+}
+
+/// A gated-delta sublayer. Every query head has its own key, value and state.
+#[derive(Module, Debug)]
+pub struct GatedDelta<B: Backend> {
+    /// Queries, keys, values side by side, `[hidden, (2 D + V) * heads]`.
+    pub in_proj_qkv: Linear<B>,
+    /// Output gate.
+    pub in_proj_z: Linear<B>,
+    /// Write strength before the sigmoid, one a head.
+    pub in_proj_b: Linear<B>,
+    /// Input of the decay, one a head.
+    pub in_proj_a: Linear<B>,
+    /// Short convolution over queries, keys and values.
+    pub conv1d: ShortConvolution<B>,
+    /// Logarithm of the decay's rate, `[H]`.
+    pub a_log: Param<Tensor<B, 1>>,
+    /// Bias of the decay's input, `[H]`.
+    pub dt_bias: Param<Tensor<B, 1>>,
+    /// Norm of each output head.
+    pub norm: RmsNorm<B>,
+    /// Output projection.
+    pub out_proj: Linear<B>,
+    heads: usize,
+    head_dim: usize,
+}
+
+/// What a gated-delta sublayer remembers.
+#[derive(Debug, Clone)]
+pub struct DeltaState<B: Backend> {
+    /// The last `W - 1` inputs of the convolution, `[B, W - 1, N]`.
+    pub convolution: Tensor<B, 3>,
+    /// The matrix, `[B, H, D, V]`.
+    pub matrix: Tensor<B, 4>,
+}
+
+impl<B: Backend> GatedDelta<B> {
+    /// A mixer without weights of its own yet.
+    pub fn new(shape: &AttentionShape, convolution: usize, device: &B::Device) -> Self {
+        let AttentionShape { hidden, heads, head_dim, eps, .. } = *shape;
+        let width = heads * head_dim;
+        Self {
+            in_proj_qkv: linear(hidden, 3 * width, false, device),
+            in_proj_z: linear(hidden, width, false, device),
+            in_proj_b: linear(hidden, heads, false, device),
+            in_proj_a: linear(hidden, heads, false, device),
+            conv1d: ShortConvolution { weight: Initializer::Zeros.init([3 * width, 1, convolution], device) },
+            a_log: Initializer::Zeros.init([heads], device),
+            dt_bias: Initializer::Zeros.init([heads], device),
+            norm: RmsNorm::new(head_dim, eps, device),
+            out_proj: linear(width, hidden, false, device),
+            heads,
+            head_dim,
+        }
+    }
+
+    /// State before the first token.
+    pub fn empty_state(&self, batch: usize) -> DeltaState<B> {
+        let device = self.a_log.device();
+        let [channels, _, width] = self.conv1d.weight.dims();
+        DeltaState {
+            convolution: Tensor::zeros([batch, width - 1, channels], &device),
+            matrix: delta::empty_state([batch, self.heads, self.head_dim, self.head_dim], &device),
+        }
+    }
+
+    /// `x [B, T, N]` -> `[B, T, N]` and the next state.
+    pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
+        let (heads, state) = self.heads_of(x, context, state);
+        (project(&self.out_proj, heads), state)
+    }
+
+    /// What enters the output projection, `[B, T, H * V]`, and the next state.
+    pub fn heads_of(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
+        let (heads, time) = (self.heads, x.dims()[1]);
+        let tokens = context.tokens.as_ref();
+        let masked = |y: Tensor<B, 3>| match tokens {
+            Some(tokens) => y * tokens.clone().unsqueeze_dim(2),
+            None => y,
+        };
+        let gate = project(&self.in_proj_z, x.clone());
+        let beta = masked(sigmoid(project(&self.in_proj_b, x.clone()))).swap_dims(1, 2);
+        let rate = softplus(project(&self.in_proj_a, x.clone()) + self.dt_bias.val().unsqueeze(), 1.0);
+        let g = masked(rate * self.a_log.val().exp().neg().unsqueeze()).swap_dims(1, 2);
+
+        let mixed = masked(project(&self.in_proj_qkv, x));
+        let [channels, _, width] = self.conv1d.weight.dims();
+        let weight = self.conv1d.weight.val().reshape([channels, width]);
+        let convolution = convolution::next_state(mixed.clone(), state.convolution.clone(), tokens.cloned());
+        let mixed = silu(convolution::causal(mixed, weight, state.convolution));
+        let part = |i: usize| split_heads(mixed.clone().narrow(2, i * channels / 3, channels / 3), heads, self.head_dim);
+        let inputs = delta::Inputs {
+            q: norm::l2(part(0), UNIT_EPS).mul_scalar((self.head_dim as f64).powf(-0.5)),
+            k: norm::l2(part(1), UNIT_EPS),
+            v: part(2),
+            g,
+            beta,
+        };
+        let (output, matrix) = if time == 1 { delta::recurrent(inputs, state.matrix) } else { delta::chunk(inputs, state.matrix, CHUNK) };
+        let output = merge_heads(self.norm.forward(output)) * silu(gate);
+        (output, DeltaState { convolution, matrix })
+    }
+}

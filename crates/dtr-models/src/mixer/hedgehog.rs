@@ -1,0 +1,50 @@
+//! Linear attention with learned softmax features over the parent's projections.
+
+use burn::module::{Initializer, Param};
+use burn::prelude::*;
+use dtr_attention::{feature_map, linear};
+
+use super::projections::{Projected, Projections};
+use crate::config::AttentionShape;
+use crate::decoder::Context;
+
+/// Tokens handled in parallel.
+const CHUNK: usize = 64;
+
+/// Linear attention with the Hedgehog map. Rotary positions are kept in front of the map, as in `LoLCATs`.
+#[derive(Module, Debug)]
+pub struct Hedgehog<B: Backend> {
+    /// The parent's projections.
+    pub projections: Projections<B>,
+    /// Map of the queries, one a head, `[H, D, D]`.
+    pub q_map: Param<Tensor<B, 3>>,
+    /// Map of the keys, one a query head, `[H, D, D]`.
+    pub k_map: Param<Tensor<B, 3>>,
+}
+
+impl<B: Backend> Hedgehog<B> {
+    /// A mixer without weights of its own yet.
+    pub fn new(shape: &AttentionShape, device: &B::Device) -> Self {
+        let map = || Initializer::Zeros.init([shape.heads, shape.head_dim, shape.head_dim], device);
+        Self { projections: Projections::new(shape, device), q_map: map(), k_map: map() }
+    }
+
+    /// State before the first token.
+    pub fn empty_state(&self, batch: usize) -> Tensor<B, 4> {
+        let (heads, width) = (self.projections.heads(), self.projections.head_dim());
+        linear::empty_state([batch, heads, 2 * width, width], &self.q_map.device())
+    }
+
+    /// `x [B, T, N]` -> `[B, T, N]` and the next state.
+    pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: Tensor<B, 4>) -> (Tensor<B, 3>, Tensor<B, 4>) {
+        let Projected { q, k, v } = self.projections.split(x, &context.rotary);
+        // The maps stand in for exp(q k / sqrt(D)): each side takes half of the scale.
+        let root = self.projections.scale().sqrt();
+        let q = feature_map::hedgehog(q.mul_scalar(root), self.q_map.val());
+        let k = feature_map::hedgehog(self.projections.repeat(k).mul_scalar(root), self.k_map.val());
+        let k = context.tokens.as_ref().map_or(k.clone(), |tokens| k * tokens.clone().unsqueeze_dims::<4>(&[1, 3]));
+        let v = self.projections.repeat(v);
+        let (heads, state) = if q.dims()[2] == 1 { linear::recurrent(q, k, v, state) } else { linear::chunk(q, k, v, state, CHUNK) };
+        (self.projections.merge(heads), state)
+    }
+}

@@ -1,0 +1,155 @@
+//! Mixers: what stands in a layer's attention sublayer, with its parameters and its state.
+
+pub mod attention;
+pub mod gated_delta;
+pub mod hedgehog;
+pub mod projections;
+
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use attention::{Attention, KeyValues};
+pub use gated_delta::{DeltaState, GatedDelta};
+pub use hedgehog::Hedgehog;
+
+use crate::config::AttentionShape;
+use crate::decoder::Context;
+
+/// Which mixer, with its settings. Serialised in hybrid checkpoints and experiment files.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum MixerConfig {
+    /// The parent's own attention, over all tokens or its own window.
+    Softmax {
+        /// Latest positions seen; `None`: all.
+        window: Option<usize>,
+    },
+    /// Softmax over the latest tokens and the first few.
+    SlidingWindow {
+        /// Latest positions seen, the query's own among them.
+        window: usize,
+        /// First positions, always seen.
+        sinks: usize,
+    },
+    /// Normalised linear attention with learned softmax features.
+    Hedgehog {},
+    /// Gated delta rule in the form of Qwen3.5's linear layers.
+    GatedDelta {
+        /// Width of the short convolution.
+        convolution: usize,
+    },
+}
+
+impl MixerConfig {
+    /// The letter in layouts.
+    pub fn letter(&self) -> char {
+        match self {
+            Self::Softmax { .. } => 'S',
+            Self::SlidingWindow { .. } => 'W',
+            Self::Hedgehog {} => 'H',
+            Self::GatedDelta { .. } => 'G',
+        }
+    }
+
+    /// The name in files and reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Softmax { .. } => "softmax",
+            Self::SlidingWindow { .. } => "sliding-window",
+            Self::Hedgehog {} => "hedgehog",
+            Self::GatedDelta { .. } => "gated-delta",
+        }
+    }
+
+    /// A mixer of this kind for a layer of this shape, without weights of its own yet.
+    pub fn init<B: Backend>(&self, shape: &AttentionShape, device: &B::Device) -> Mixer<B> {
+        use dtr_attention::Span;
+        match *self {
+            Self::Softmax { window } => Mixer::Softmax(Attention::new(shape, Span { window, sinks: 0 }, device)),
+            Self::SlidingWindow { window, sinks } => Mixer::SlidingWindow(Attention::new(shape, Span { window: Some(window), sinks }, device)),
+            Self::Hedgehog {} => Mixer::Hedgehog(Hedgehog::new(shape, device)),
+            Self::GatedDelta { convolution } => Mixer::GatedDelta(GatedDelta::new(shape, convolution, device)),
+        }
+    }
+}
+
+/// An attention sublayer, full or linear.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model holds one a layer")]
+pub enum Mixer<B: Backend> {
+    /// The parent's own.
+    Softmax(Attention<B>),
+    /// Softmax over a window and sinks.
+    SlidingWindow(Attention<B>),
+    /// Linear attention with Hedgehog features.
+    Hedgehog(Hedgehog<B>),
+    /// Gated delta rule.
+    GatedDelta(GatedDelta<B>),
+}
+
+/// What a mixer remembers of the tokens it has read.
+#[derive(Debug, Clone)]
+pub enum MixerState<B: Backend> {
+    /// Keys and values, of all tokens or of those in the window.
+    KeyValues(KeyValues<B>),
+    /// Sum of key features times values, `[B, H, D, V + 1]`.
+    Linear(Tensor<B, 4>),
+    /// Convolution inputs and delta-rule matrix.
+    Delta(DeltaState<B>),
+}
+
+impl<B: Backend> MixerState<B> {
+    /// Bytes held, all rows together, in the weights' own precision.
+    pub fn bytes(&self) -> usize {
+        fn size<B: Backend, const R: usize>(x: &Tensor<B, R>) -> usize {
+            x.shape().num_elements() * x.dtype().size()
+        }
+        match self {
+            Self::KeyValues(cache) => cache.tensors().map_or(0, |(k, v)| size(k) + size(v)),
+            Self::Linear(state) => size(state),
+            Self::Delta(state) => size(&state.convolution) + size(&state.matrix),
+        }
+    }
+}
+
+impl<B: Backend> Mixer<B> {
+    /// State before the first token.
+    pub fn empty_state(&self, batch: usize) -> MixerState<B> {
+        match self {
+            Self::Softmax(_) | Self::SlidingWindow(_) => MixerState::KeyValues(KeyValues::default()),
+            Self::Hedgehog(mixer) => MixerState::Linear(mixer.empty_state(batch)),
+            Self::GatedDelta(mixer) => MixerState::Delta(mixer.empty_state(batch)),
+        }
+    }
+
+    /// Mixes new tokens with those that `state` remembers.
+    ///
+    /// # Shapes
+    /// `x [B, T, N]` -> `[B, T, N]`.
+    ///
+    /// # Panics
+    /// If the state is another mixer's; states come from [`Self::empty_state`] of the same mixer.
+    pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: MixerState<B>) -> (Tensor<B, 3>, MixerState<B>) {
+        match (self, state) {
+            (Self::Softmax(mixer) | Self::SlidingWindow(mixer), MixerState::KeyValues(state)) => {
+                let (y, state) = mixer.forward(x, context, state);
+                (y, MixerState::KeyValues(state))
+            }
+            (Self::Hedgehog(mixer), MixerState::Linear(state)) => {
+                let (y, state) = mixer.forward(x, context, state);
+                (y, MixerState::Linear(state))
+            }
+            (Self::GatedDelta(mixer), MixerState::Delta(state)) => {
+                let (y, state) = mixer.forward(x, context, state);
+                (y, MixerState::Delta(state))
+            }
+            _ => panic!("the state belongs to another kind of mixer"),
+        }
+    }
+
+    /// Mixes a whole sequence from its beginning.
+    pub fn mix(&self, x: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 3> {
+        let state = self.empty_state(x.dims()[0]);
+        self.forward(x, context, state).0
+    }
+}

@@ -1,0 +1,1 @@
+//! Layout search over an abstract objective: strategies, trace, statistics. No tensors.

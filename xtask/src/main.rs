@@ -1,0 +1,2 @@
+//! Picks the backend features for an experiment and launches `dtr`.
+fn main() {}
