@@ -1,6 +1,23 @@
 //! Short causal convolution over time, one filter a channel, with state.
 
 use burn::prelude::*;
+use burn::tensor::activation::silu;
+use burn::tensor::ops::FloatTensor;
+
+use crate::backend::{MixerBackend, primitive, tensor};
+
+/// `silu` of [`causal`], in one pass.
+///
+/// # Shapes
+/// `x [B, T, N]`, `weight [N, W]`, `state [B, W - 1, N]` -> `[B, T, N]`.
+pub fn causal_silu<B: MixerBackend>(x: Tensor<B, 3>, weight: Tensor<B, 2>, state: Tensor<B, 3>) -> Tensor<B, 3> {
+    tensor(B::convolution_silu(primitive(x), primitive(weight), primitive(state)))
+}
+
+/// The definition of [`causal_silu`].
+pub(crate) fn silu_composed<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, state: FloatTensor<B>) -> FloatTensor<B> {
+    primitive(silu(causal::<B>(tensor(x), tensor(weight), tensor(state))))
+}
 
 /// `y[t] = sum_j weight[:, j] * x[t - W + 1 + j]`; what lies before the sequence comes from `state`.
 ///

@@ -6,8 +6,13 @@
 //! Reference: Gated Delta Networks, arXiv 2412.06464, eq. 10; the chunked form is its section 3.3.
 
 use burn::prelude::*;
+use burn::tensor::ops::FloatTensor;
 
+use crate::backend::{MixerBackend, primitive, tensor};
 use crate::chunks;
+
+/// Chunk length of the composed form, a power of two.
+const CHUNK: usize = 32;
 
 /// What enters the rule at each token.
 ///
@@ -38,6 +43,21 @@ impl<B: Backend> Inputs<B> {
 /// State before the first token, `[B, H, D, V]`.
 pub fn empty_state<B: Backend>(shape: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
     Tensor::zeros(shape, device)
+}
+
+/// The whole rule from `state` on, by the backend's kernel: outputs `[B, H, T, V]` and the state after the last token.
+pub fn scan<B: MixerBackend>(Inputs { q, k, v, g, beta }: Inputs<B>, state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let (time, width) = (q.dims()[2], q.dims()[3]);
+    let inputs = [primitive(q), primitive(k), primitive(v), primitive(g), primitive(beta), primitive(state)];
+    let joined = tensor::<B, 4>(B::gated_delta(inputs));
+    (joined.clone().narrow(2, 0, time), joined.narrow(2, time, width))
+}
+
+/// The fallback of [`scan`]: [`chunk`], outputs and state in one tensor because an operation has one result.
+pub(crate) fn chunk_composed<B: Backend>([q, k, v, g, beta, state]: [FloatTensor<B>; 6]) -> FloatTensor<B> {
+    let inputs = Inputs { q: tensor(q), k: tensor(k), v: tensor(v), g: tensor(g), beta: tensor(beta) };
+    let (output, state) = chunk::<B>(inputs, tensor(state), CHUNK);
+    primitive(Tensor::cat(vec![output, state], 2))
 }
 
 /// The definition, token by token. Returns `[B, H, T, V]` and the state after the last token.

@@ -1,21 +1,32 @@
 //! Token mixing as free functions on tensors: softmax, linear and delta attention.
 //!
-//! Every family has a `naive` form (the readable definition), a `chunk` form (parallel over time, used to train and
-//! to read a prompt) and a `recurrent` form (one token, with state). All three give the same numbers.
+//! Every family has a `naive` form (the readable definition), a `chunk` form (parallel over time) and a `recurrent`
+//! form (one token, with state). All three give the same numbers. Where a backend has a fused kernel, the functions
+//! bound by [`MixerBackend`] use it; its definition is the composed form beside it.
 //!
-//! Letters in shapes: `B` batch, `H` heads, `T` time, `C` chunk length, `D` width of a query or key head,
-//! `V` width of a value head, `W` width of a convolution.
+//! Letters in shapes: `B` batch, `H` heads, `G` key/value heads, `T` time, `C` chunk length, `D` width of a query or
+//! key head, `V` width of a value head, `N` channels, `W` width of a convolution.
 
+pub mod backend;
 pub mod position;
 
 pub mod convolution;
 pub mod delta;
 pub mod feature_map;
+pub mod gate;
 pub mod linear;
 pub mod norm;
 pub mod rotary;
 pub mod softmax;
 
+mod autodiff;
 mod chunks;
+#[cfg(feature = "cubecl")]
+mod cubecl;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "ndarray")]
+mod ndarray;
 
+pub use backend::{MixerBackend, TrainBackend};
 pub use position::{Positions, Span};

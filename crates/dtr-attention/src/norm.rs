@@ -1,6 +1,9 @@
 //! Normalisation of the last dimension.
 
 use burn::prelude::*;
+use burn::tensor::ops::FloatTensor;
+
+use crate::backend::{MixerBackend, primitive, tensor};
 
 /// Root-mean-square norm, `x / sqrt(mean(x^2) + eps) * weight`.
 ///
@@ -9,13 +12,25 @@ use burn::prelude::*;
 ///
 /// # Reference
 /// arXiv 1910.07467.
-pub fn rms<B: Backend, const R: usize>(x: Tensor<B, R>, weight: Tensor<B, 1>, eps: f64) -> Tensor<B, R> {
-    let scale = x.clone().square().mean_dim(R - 1).add_scalar(eps).sqrt().recip();
-    x * scale * weight.unsqueeze()
+pub fn rms<B: MixerBackend, const R: usize>(x: Tensor<B, R>, weight: Tensor<B, 1>, eps: f64) -> Tensor<B, R> {
+    tensor(B::rms_norm(primitive(x), primitive(weight), eps))
 }
 
-/// Unit length, `x / sqrt(sum(x^2) + eps)`, for the keys and queries of delta rules.
-pub fn l2<B: Backend, const R: usize>(x: Tensor<B, R>, eps: f64) -> Tensor<B, R> {
-    let scale = x.clone().square().sum_dim(R - 1).add_scalar(eps).sqrt().recip();
-    x * scale
+/// Unit length times `length`, `length * x / sqrt(sum(x^2) + eps)`: the RMS norm with a constant weight.
+///
+/// # Shapes
+/// `x [.., N]`.
+pub fn unit<B: MixerBackend, const R: usize>(x: Tensor<B, R>, length: f64, eps: f64) -> Tensor<B, R> {
+    let width = x.dims()[R - 1];
+    let weight = Tensor::full([width], length / (width as f64).sqrt(), &x.device());
+    rms(x, weight, eps / width as f64)
+}
+
+/// The definition of [`rms`], on rows.
+pub(crate) fn rms_composed<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
+    let shape = burn::tensor::TensorMetadata::shape(&x);
+    let width = shape[shape.num_dims() - 1];
+    let rows = tensor::<B, 2>(B::float_reshape(x, [shape.num_elements() / width, width].into()));
+    let scale = rows.clone().square().mean_dim(1).add_scalar(eps).sqrt().recip();
+    B::float_reshape(primitive(rows * scale * tensor::<B, 1>(weight).unsqueeze()), shape)
 }

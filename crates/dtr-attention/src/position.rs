@@ -1,9 +1,12 @@
 //! Where tokens stand and who sees whom: positions with padding, causal spans, masks.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use burn::prelude::*;
 
 /// Position given to padding. Larger than that of any token, so that a causal mask hides padding by itself.
-const PADDING: i64 = 1 << 30;
+const PADDING: i32 = 1 << 30;
 
 /// Which earlier keys a query sees. It always sees itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,114 +20,137 @@ pub struct Span {
 impl Span {
     /// Every earlier position.
     pub const FULL: Self = Self { window: None, sinks: 0 };
+
+    /// Whether a query at position `query` sees a key at position `key`.
+    ///
+    /// `p_j <= p_i  and  (p_i - p_j < window or p_j < sinks)`.
+    pub fn sees(self, query: i32, key: i32) -> bool {
+        let near = self.window.is_none_or(|window| i64::from(query) - i64::from(key) < window as i64);
+        key <= query && (near || i64::from(key) < self.sinks as i64)
+    }
 }
 
-/// Position of each token within its sequence, counted from 0 without padding.
+/// Position of each token within its sequence, counted from 0 without padding. Known on the host.
 ///
 /// Padding may stand on either side; it has a position of its own that no token ever sees.
-#[derive(Debug, Clone)]
-pub struct Positions<B: Backend> {
-    /// `[B, T]`, or `[1, T]` if all rows are alike.
-    index: Tensor<B, 2, Int>,
-    padded: bool,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Positions {
+    /// Row by row; one row if all are alike.
+    index: Arc<[i32]>,
+    rows: usize,
 }
 
-impl<B: Backend> Positions<B> {
+impl Positions {
     /// Positions `start..start + length` in every row, no padding.
-    pub fn range(start: usize, length: usize, device: &B::Device) -> Self {
-        let index = Tensor::arange(start as i64..(start + length) as i64, device).unsqueeze();
-        Self { index, padded: false }
+    pub fn range(start: usize, length: usize) -> Self {
+        Self { index: (start as i32..(start + length) as i32).collect(), rows: 1 }
     }
 
     /// Rows in which `true` marks a token and `false` padding; row `b` starts to count at `start[b]`.
     ///
     /// # Panics
-    /// If the rows differ in length, or in number from `start`.
-    pub fn padded(rows: &[Vec<bool>], start: &[usize], device: &B::Device) -> Self {
+    /// If there is no row, if rows differ in length, or in number from `start`.
+    pub fn padded(rows: &[Vec<bool>], start: &[usize]) -> Self {
         assert_eq!(rows.len(), start.len(), "one start a row");
-        let length = rows.first().map_or(0, Vec::len);
-        let mut index = Vec::with_capacity(rows.len() * length);
+        let mut index = Vec::with_capacity(rows.len() * rows[0].len());
         for (row, &start) in rows.iter().zip(start) {
-            assert_eq!(row.len(), length, "rows of one length");
-            let mut next = start as i64;
+            assert_eq!(row.len(), rows[0].len(), "rows of one length");
+            let mut next = start as i32;
             index.extend(row.iter().map(|&token| {
-                next += i64::from(token);
+                next += i32::from(token);
                 if token { next - 1 } else { PADDING }
             }));
         }
-        let padded = rows.iter().flatten().any(|token| !token);
-        let index = Tensor::from_data(TensorData::new(index, [rows.len(), length]), device);
-        Self { index, padded }
+        Self { index: index.into(), rows: rows.len() }
     }
 
     /// Number of columns `T`.
     pub fn length(&self) -> usize {
-        self.index.dims()[1]
+        self.index.len() / self.rows
+    }
+
+    /// Number of rows, 1 if all are alike.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Positions in row `row` of the batch.
+    pub fn row(&self, row: usize) -> &[i32] {
+        let (row, length) = (if self.rows == 1 { 0 } else { row }, self.length());
+        &self.index[row * length..(row + 1) * length]
     }
 
     /// Whether any row has padding.
     pub fn is_padded(&self) -> bool {
-        self.padded
+        self.index.contains(&PADDING)
     }
 
     /// These positions followed by `later` ones.
     #[must_use]
     pub fn followed_by(&self, later: &Self) -> Self {
-        let rows = self.index.dims()[0].max(later.index.dims()[0]);
-        let wide = |index: &Tensor<B, 2, Int>| {
-            let [have, length] = index.dims();
-            if have == rows { index.clone() } else { index.clone().expand([rows, length]) }
-        };
-        Self { index: Tensor::cat(vec![wide(&self.index), wide(&later.index)], 1), padded: self.padded || later.padded }
+        let rows = self.rows.max(later.rows);
+        let index = (0..rows).flat_map(|row| self.row(row).iter().chain(later.row(row)).copied()).collect();
+        Self { index, rows }
     }
 
     /// The columns `range`.
     #[must_use]
-    pub fn narrow(&self, range: std::ops::Range<usize>) -> Self {
-        Self { index: self.index.clone().narrow(1, range.start, range.len()), padded: self.padded }
+    pub fn narrow(&self, range: Range<usize>) -> Self {
+        let index = (0..self.rows).flat_map(|row| self.row(row)[range.clone()].iter().copied()).collect();
+        Self { index, rows: self.rows }
     }
 
-    /// The columns `columns[b]` of row `b`: `[B, N]` indices.
-    #[must_use]
-    pub fn gather(&self, columns: Tensor<B, 2, Int>) -> Self {
-        let [rows, length] = [columns.dims()[0], self.length()];
-        let index = if self.index.dims()[0] == rows { self.index.clone() } else { self.index.clone().expand([rows, length]) };
-        Self { index: index.gather(1, columns), padded: self.padded }
-    }
-
-    /// The same with the columns marked in `dropped [B, T]` turned into padding.
-    #[must_use]
-    pub fn without(self, dropped: Tensor<B, 2, Bool>) -> Self {
-        Self { index: self.index.mask_fill(dropped, PADDING), padded: true }
+    /// Columns that later queries can see, in the order sinks, then window; and the positions that stand there.
+    ///
+    /// Every row keeps `sinks + window` columns; where it has fewer tokens, some hold padding. With an unbounded span, or
+    /// where nothing need be dropped, the answer is `None`.
+    pub fn visible_later(&self, span: Span) -> Option<(Vec<Vec<usize>>, Self)> {
+        let window = span.window?;
+        if !self.is_padded() && self.length() <= span.sinks + window {
+            return None;
+        }
+        let mut columns = Vec::with_capacity(self.rows);
+        let mut index = Vec::with_capacity(self.rows * (span.sinks + window));
+        for row in 0..self.rows {
+            let row = self.row(row);
+            let tokens: Vec<usize> = (0..row.len()).filter(|&column| row[column] != PADDING).collect();
+            let late = tokens.len().saturating_sub(window).max(span.sinks.min(tokens.len()));
+            let sinks = (0..span.sinks).map(|i| tokens.get(i));
+            let missing = window - (tokens.len() - late);
+            let latest = std::iter::repeat_n(None, missing).chain(tokens[late..].iter().map(Some));
+            let kept: Vec<Option<&usize>> = sinks.chain(latest).collect();
+            index.extend(kept.iter().map(|column| column.map_or(PADDING, |&column| row[column])));
+            columns.push(kept.into_iter().map(|column| column.copied().unwrap_or(0)).collect());
+        }
+        Some((columns, Self { index: index.into(), rows: self.rows }))
     }
 
     /// Positions as numbers, padding as 0: `[B or 1, T]`.
-    pub fn values(&self) -> Tensor<B, 2> {
-        if self.padded { self.index.clone().mask_fill(self.index.clone().equal_elem(PADDING), 0).float() } else { self.index.clone().float() }
+    pub fn values<B: Backend>(&self, device: &B::Device) -> Tensor<B, 2> {
+        self.tensor(device, |position| if position == PADDING { 0.0 } else { position as f32 })
     }
 
     /// 1 for tokens and 0 for padding, `[B, T]`; `None` without padding.
-    pub fn tokens(&self) -> Option<Tensor<B, 2>> {
-        self.padded.then(|| self.index.clone().lower_elem(PADDING).float())
+    pub fn tokens<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 2>> {
+        self.is_padded().then(|| self.tensor(device, |position| f32::from(u8::from(position != PADDING))))
     }
 
     /// Which of `keys` the queries at these positions do *not* see, `[B or 1, 1, Tq, Tk]`.
     ///
-    /// `hidden(i, j) = p_j > p_i  or  (p_i - p_j >= window and p_j >= sinks)`.
-    ///
     /// A padded query sees padding, so that no row of a softmax is empty.
-    pub fn hidden(&self, keys: &Self, span: Span) -> Tensor<B, 4, Bool> {
-        let rows = self.index.dims()[0].max(keys.index.dims()[0]);
-        let shape = [rows, 1, self.length(), keys.length()];
-        let query = self.index.clone().unsqueeze_dims::<4>(&[1, -1]).expand(shape);
-        let key = keys.index.clone().unsqueeze_dims::<4>(&[1, 1]).expand(shape);
-        let later = key.clone().greater(query.clone());
-        match span.window {
-            None => later,
-            Some(window) => {
-                let far = (query - key.clone()).greater_equal_elem(window as i64);
-                later.bool_or(far.bool_and(key.greater_equal_elem(span.sinks as i64)))
+    pub fn hidden<B: Backend>(&self, keys: &Self, span: Span, device: &B::Device) -> Tensor<B, 4, Bool> {
+        let rows = self.rows.max(keys.rows);
+        let mut hidden = Vec::with_capacity(rows * self.length() * keys.length());
+        for row in 0..rows {
+            for &query in self.row(row) {
+                hidden.extend(keys.row(row).iter().map(|&key| !span.sees(query, key)));
             }
         }
+        Tensor::from_data(TensorData::new(hidden, [rows, 1, self.length(), keys.length()]), device)
+    }
+
+    fn tensor<B: Backend>(&self, device: &B::Device, value: impl Fn(i32) -> f32) -> Tensor<B, 2> {
+        let values: Vec<f32> = self.index.iter().map(|&position| value(position)).collect();
+        Tensor::from_data(TensorData::new(values, [self.rows, self.length()]), device)
     }
 }

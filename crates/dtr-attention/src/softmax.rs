@@ -4,37 +4,48 @@
 
 use burn::prelude::*;
 use burn::tensor::activation;
+use burn::tensor::ops::FloatTensor;
 
+use crate::backend::{MixerBackend, primitive, tensor};
 use crate::position::{Positions, Span};
+
+/// Queries handled at a time by the composed form: bounds memory to this many rows of scores.
+const CHUNK: usize = 128;
+
+/// Attention by the backend's kernel. Query head `h` reads key/value head `h / (H / G)`.
+///
+/// `positions` are those of all keys; the queries are the last `Tq` of them.
+///
+/// # Shapes
+/// `q [B, H, Tq, D]`, `k [B, G, Tk, D]`, `v [B, G, Tk, V]` -> `[B, H, Tq, V]`.
+pub fn attend<B: MixerBackend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions, span: Span, scale: f64) -> Tensor<B, 4> {
+    tensor(B::causal_attention([primitive(q), primitive(k), primitive(v)], positions, span, scale))
+}
 
 /// The definition, quadratic in time and memory. `hidden [B or 1, 1, Tq, Tk]` marks what a query must not see.
 ///
 /// # Shapes
 /// `q [B, H, Tq, D]`, `k [B, H, Tk, D]`, `v [B, H, Tk, V]` -> `[B, H, Tq, V]`.
 pub fn naive<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, hidden: Tensor<B, 4, Bool>, scale: f64) -> Tensor<B, 4> {
-    activation::softmax(masked_scores(q, k, hidden, scale), 3).matmul(v)
+    weights(q, k, hidden, scale).matmul(v)
 }
 
 /// Attention weights, `[B, H, Tq, Tk]`. Shapes as in [`naive`].
 pub fn weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, hidden: Tensor<B, 4, Bool>, scale: f64) -> Tensor<B, 4> {
-    activation::softmax(masked_scores(q, k, hidden, scale), 3)
-}
-
-fn masked_scores<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, hidden: Tensor<B, 4, Bool>, scale: f64) -> Tensor<B, 4> {
     let scores = q.mul_scalar(scale).matmul(k.transpose());
     let shape = scores.shape();
-    scores.mask_fill(hidden.expand(shape), f32::NEG_INFINITY)
+    activation::softmax(scores.mask_fill(hidden.expand(shape), f32::NEG_INFINITY), 3)
 }
 
 /// Blocks of `chunk` queries, each against the keys it can see at all: linear memory, half the work (a band of it with a window).
 ///
-/// The last query stands at the last key: `Tq <= Tk`. `positions_k` are those of all keys, padding included.
+/// The last query stands at the last key: `Tq <= Tk`. `positions` are those of all keys, padding included.
 ///
 /// # Shapes
 /// `q [B, H, Tq, D]`, `k [B, H, Tk, D]`, `v [B, H, Tk, V]` -> `[B, H, Tq, V]`.
-pub fn chunk<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions<B>, span: Span, scale: f64, chunk: usize) -> Tensor<B, 4> {
+pub fn chunk<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions, span: Span, scale: f64, chunk: usize) -> Tensor<B, 4> {
     let [queries, keys] = [q.dims()[2], k.dims()[2]];
-    let offset = keys - queries;
+    let (offset, device) = (keys - queries, q.device());
     let blocks = (0..queries).step_by(chunk).map(|start| {
         let length = chunk.min(queries - start);
         let end = offset + start + length;
@@ -43,10 +54,25 @@ pub fn chunk<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, posi
             Some(window) if span.sinks == 0 => (offset + start + 1).saturating_sub(window),
             _ => 0,
         };
-        let hidden = positions.narrow(offset + start..end).hidden(&positions.narrow(first..end), span);
+        let hidden = positions.narrow(offset + start..end).hidden(&positions.narrow(first..end), span, &device);
         let seen = |x: &Tensor<B, 4>| x.clone().narrow(2, first, end - first);
         naive(q.clone().narrow(2, start, length), seen(&k), seen(&v), hidden, scale)
     });
-    let mut blocks: Vec<_> = blocks.collect();
-    if blocks.len() == 1 { blocks.remove(0) } else { Tensor::cat(blocks, 2) }
+    Tensor::cat(blocks.collect(), 2)
+}
+
+/// The fallback of [`attend`].
+pub(crate) fn chunk_composed<B: Backend>([q, k, v]: [FloatTensor<B>; 3], positions: &Positions, span: Span, scale: f64) -> FloatTensor<B> {
+    let q = tensor::<B, 4>(q);
+    let heads = q.dims()[1];
+    primitive(chunk(q, repeat_heads(tensor(k), heads), repeat_heads(tensor(v), heads), positions, span, scale, CHUNK))
+}
+
+/// Whole heads repeated until each of `heads` query heads has its own, `[B, G, T, D]` -> `[B, H, T, D]`.
+pub fn repeat_heads<B: Backend>(x: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
+    let [batch, groups, time, width] = x.dims();
+    if groups == heads {
+        return x;
+    }
+    x.unsqueeze_dim::<5>(2).expand([batch, groups, heads / groups, time, width]).reshape([batch, heads, time, width])
 }

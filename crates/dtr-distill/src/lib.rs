@@ -1,1 +1,20 @@
-//! Blockwise distillation of attention sublayers into linear students.
+//! Blockwise distillation: every attention sublayer is imitated, alone, by a linear student fed with the parent's own inputs.
+//!
+//! `L_i = MSE(o_i, ô_i) / MSE(o_i, 0)` for layer `i`; no gradient crosses layers, so all layers and operators learn from one
+//! pass of the parent. Reference: arXiv 2601.11667, section 3.1 (there without the normalisation).
+
+pub mod bank;
+pub mod error;
+
+pub mod loss;
+pub mod observe;
+pub mod schedule;
+
+pub mod initialise;
+pub mod ridge;
+
+pub mod trainer;
+
+pub use bank::StudentBank;
+pub use error::DistillError;
+pub use trainer::{Progress, Settings, train};

@@ -15,11 +15,11 @@ fn main() {
     let ids = Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [b, t]), &device);
     for _ in 0..3 {
         let s = Instant::now();
-        let h = model.forward(ids.clone(), dtr_attention::Positions::range(0, t, &device), &mut model.empty_state(b));
+        let h = model.forward(ids.clone(), dtr_attention::Positions::range(0, t), &mut model.empty_state(b));
         let e = s.elapsed().as_secs_f64();
         println!("hidden {:?} {:.0} tok/s", h.dims(), (b * t) as f64 / e);
     }
-    let ctx = model.context(dtr_attention::Positions::range(0, t, &device));
+    let ctx = model.context(dtr_attention::Positions::range(0, t));
     let x = model.embed(ids.clone());
     let block = &model.layers[0];
     let time = |name: &str, f: &dyn Fn()| { f(); let s = Instant::now(); for _ in 0..5 { f() } println!("{name} {:.2} ms", s.elapsed().as_secs_f64() * 200.0) };

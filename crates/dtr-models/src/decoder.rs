@@ -3,7 +3,7 @@
 use burn::module::Initializer;
 use burn::nn::{Embedding, EmbeddingConfig, Linear};
 use burn::prelude::*;
-use dtr_attention::Positions;
+use dtr_attention::{MixerBackend, Positions};
 
 use crate::config::DecoderConfig;
 use crate::layers::{Mlp, RmsNorm, linear, project};
@@ -14,7 +14,7 @@ use crate::rope::{Rope, Rotary};
 #[derive(Debug, Clone)]
 pub struct Context<B: Backend> {
     /// Where they stand.
-    pub positions: Positions<B>,
+    pub positions: Positions,
     /// Rotary tables for these positions.
     pub rotary: Rotary<B>,
     /// 1 for tokens and 0 for padding, `[B, T]`; `None` without padding.
@@ -31,7 +31,7 @@ pub struct Block<B: Backend> {
     mlp: Mlp<B>,
 }
 
-impl<B: Backend> Block<B> {
+impl<B: MixerBackend> Block<B> {
     /// What the mixer is fed with, `[B, T, N]`.
     pub fn mixer_input(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         self.input_layernorm.forward(x)
@@ -84,11 +84,14 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
+}
+
+impl<B: MixerBackend> Decoder<B> {
     /// What the layers need to know about tokens at these positions.
-    pub fn context(&self, positions: Positions<B>) -> Context<B> {
+    pub fn context(&self, positions: Positions) -> Context<B> {
         let device = self.norm.weight.device();
         let rotary = self.rope.tables(self.head_dim, &positions, &device);
-        Context { rotary, tokens: positions.tokens(), positions }
+        Context { rotary, tokens: positions.tokens(&device), positions }
     }
 
     /// `ids [B, T]` -> `[B, T, N]`.
@@ -111,7 +114,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Reads `ids [B, T]` at `positions` after what `states` remembers; returns hidden states `[B, T, N]` in front of the head.
-    pub fn forward(&self, ids: Tensor<B, 2, Int>, positions: Positions<B>, states: &mut Vec<MixerState<B>>) -> Tensor<B, 3> {
+    pub fn forward(&self, ids: Tensor<B, 2, Int>, positions: Positions, states: &mut Vec<MixerState<B>>) -> Tensor<B, 3> {
         let context = self.context(positions);
         let mut x = self.embed(ids);
         let before = std::mem::take(states);
@@ -126,7 +129,7 @@ impl<B: Backend> Decoder<B> {
     /// Logits of whole sequences without padding, `ids [B, T]` -> `[B, T, vocabulary]`.
     pub fn logits(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         let [batch, time] = ids.dims();
-        let positions = Positions::range(0, time, &ids.device());
+        let positions = Positions::range(0, time);
         let hidden = self.forward(ids, positions, &mut self.empty_state(batch));
         self.head(hidden)
     }

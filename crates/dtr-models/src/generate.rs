@@ -1,7 +1,7 @@
 //! Text generation: prompts of unequal length read at once, then token by token with state.
 
 use burn::prelude::*;
-use dtr_attention::Positions;
+use dtr_attention::{MixerBackend, Positions};
 use rand::distr::{Distribution, weighted::WeightedIndex};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -33,7 +33,7 @@ pub struct Session<'a, B: Backend> {
     device: B::Device,
 }
 
-impl<'a, B: Backend> Session<'a, B> {
+impl<'a, B: MixerBackend> Session<'a, B> {
     /// Reads `prompts` (padded on the left where they differ in length) and returns the logits after each, `[B, vocabulary]`.
     ///
     /// # Panics
@@ -50,7 +50,7 @@ impl<'a, B: Backend> Session<'a, B> {
         }
         let ids = Tensor::from_data(TensorData::new(ids, [prompts.len(), longest]), device);
         let equal = prompts.iter().all(|prompt| prompt.len() == longest);
-        let positions = if equal { Positions::range(0, longest, device) } else { Positions::padded(&rows, &vec![0; rows.len()], device) };
+        let positions = if equal { Positions::range(0, longest) } else { Positions::padded(&rows, &vec![0; rows.len()]) };
         let mut session = Self { model, states: model.empty_state(prompts.len()), lengths: prompts.iter().map(Vec::len).collect(), device: device.clone() };
         let logits = session.read(ids, positions);
         (session, logits)
@@ -62,9 +62,9 @@ impl<'a, B: Backend> Session<'a, B> {
         let ids = Tensor::from_data(TensorData::new(ids, [tokens.len(), 1]), &self.device);
         let equal = self.lengths.iter().all(|length| *length == self.lengths[0]);
         let positions = if equal {
-            Positions::range(self.lengths[0], 1, &self.device)
+            Positions::range(self.lengths[0], 1)
         } else {
-            Positions::padded(&vec![vec![true]; tokens.len()], &self.lengths, &self.device)
+            Positions::padded(&vec![vec![true]; tokens.len()], &self.lengths)
         };
         self.lengths.iter_mut().for_each(|length| *length += 1);
         self.read(ids, positions)
@@ -75,7 +75,7 @@ impl<'a, B: Backend> Session<'a, B> {
         self.states.iter().map(MixerState::bytes).sum()
     }
 
-    fn read(&mut self, ids: Tensor<B, 2, Int>, positions: Positions<B>) -> Tensor<B, 2> {
+    fn read(&mut self, ids: Tensor<B, 2, Int>, positions: Positions) -> Tensor<B, 2> {
         let hidden = self.model.forward(ids, positions, &mut self.states);
         let last = hidden.dims()[1] - 1;
         self.model.head(hidden.narrow(1, last, 1)).squeeze_dim(1)
@@ -88,7 +88,7 @@ impl<'a, B: Backend> Session<'a, B> {
 ///
 /// # Panics
 /// If there is no prompt, or an empty one.
-pub fn generate<B: Backend>(
+pub fn generate<B: MixerBackend>(
     model: &Decoder<B>,
     prompts: &[Vec<u32>],
     count: usize,

@@ -3,8 +3,7 @@
 use burn::module::{Initializer, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::activation::silu;
-use dtr_attention::norm;
+use dtr_attention::{MixerBackend, gate, norm};
 
 /// A projection without weights of its own yet.
 pub fn linear<B: Backend>(input: usize, output: usize, bias: bool, device: &B::Device) -> Linear<B> {
@@ -36,6 +35,9 @@ impl<B: Backend> RmsNorm<B> {
         Self { weight: Initializer::Ones.init([width], device), eps }
     }
 
+}
+
+impl<B: MixerBackend> RmsNorm<B> {
     /// Normalises the last dimension.
     pub fn forward<const R: usize>(&self, x: Tensor<B, R>) -> Tensor<B, R> {
         norm::rms(x, self.weight.val(), self.eps)
@@ -60,9 +62,12 @@ impl<B: Backend> Mlp<B> {
         }
     }
 
+}
+
+impl<B: MixerBackend> Mlp<B> {
     /// `x [B, T, N]` -> `[B, T, N]`.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let inner = silu(project(&self.gate_proj, x.clone())) * project(&self.up_proj, x);
+        let inner = gate::swiglu(project(&self.gate_proj, x.clone()), project(&self.up_proj, x));
         project(&self.down_proj, inner)
     }
 }

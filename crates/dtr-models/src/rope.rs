@@ -95,9 +95,9 @@ impl Rope {
     }
 
     /// The tables for these positions.
-    pub fn tables<B: Backend>(&self, head_dim: usize, positions: &Positions<B>, device: &B::Device) -> Rotary<B> {
+    pub fn tables<B: Backend>(&self, head_dim: usize, positions: &Positions, device: &B::Device) -> Rotary<B> {
         let frequencies = Tensor::<B, 1>::from_floats(self.frequencies(head_dim).as_slice(), device);
-        let angles = positions.values().unsqueeze_dims::<4>(&[1, 3]) * frequencies.unsqueeze::<4>();
+        let angles = positions.values::<B>(device).unsqueeze_dims::<4>(&[1, 3]) * frequencies.unsqueeze::<4>();
         Rotary { cos: angles.clone().cos(), sin: angles.sin() }
     }
 }

@@ -1,14 +1,16 @@
 //! Softmax attention over all tokens, or over a window and sinks, with its cache of keys and values.
 
 use burn::prelude::*;
-use dtr_attention::{Positions, Span, softmax};
+use dtr_attention::softmax::{self, repeat_heads};
+use dtr_attention::{MixerBackend, Positions, Span};
 
-use super::projections::{Projected, Projections};
+use super::projections::{Projected, Projections, merge_heads};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
+use crate::layers::project;
 
-/// Queries handled at a time: bounds memory to this many rows of scores.
-const BLOCK: usize = 128;
+/// Columns by which a full cache grows at least: appending a token then writes one column and copies nothing.
+const GROWTH: usize = 64;
 
 /// The parent's attention, or the same with a narrower span.
 #[derive(Module, Debug)]
@@ -23,87 +25,70 @@ pub struct Attention<B: Backend> {
 #[derive(Debug, Clone, Default)]
 pub struct KeyValues<B: Backend>(Option<Cache<B>>);
 
+/// Keys and values in the first `positions.length()` columns of `k` and `v`; the rest is room to grow.
 #[derive(Debug, Clone)]
 struct Cache<B: Backend> {
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
-    positions: Positions<B>,
+    positions: Positions,
 }
 
 impl<B: Backend> KeyValues<B> {
-    /// Keys and values `[B, G, T, D]`, if any token was read.
-    pub fn tensors(&self) -> Option<(&Tensor<B, 4>, &Tensor<B, 4>)> {
-        self.0.as_ref().map(|cache| (&cache.k, &cache.v))
+    /// Bytes of the keys and values in use.
+    pub fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |cache| {
+            let [batch, groups, _, width] = cache.k.dims();
+            let values = cache.v.dims()[3];
+            batch * groups * (width + values) * cache.positions.length() * cache.k.dtype().size()
+        })
     }
 
-    fn append(self, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions<B>) -> Cache<B> {
+    fn append(self, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions) -> Cache<B> {
         match self.0 {
             None => Cache { k, v, positions: positions.clone() },
-            Some(cache) => Cache {
-                k: Tensor::cat(vec![cache.k, k], 2),
-                v: Tensor::cat(vec![cache.v, v], 2),
-                positions: cache.positions.followed_by(positions),
-            },
+            Some(cache) => {
+                let used = cache.positions.length();
+                Cache { k: write(cache.k, used, k), v: write(cache.v, used, v), positions: cache.positions.followed_by(positions) }
+            }
         }
     }
 }
 
+/// Writes `new` behind the first `used` columns, in place where there is room.
+fn write<B: Backend>(old: Tensor<B, 4>, used: usize, new: Tensor<B, 4>) -> Tensor<B, 4> {
+    let [batch, groups, room, width] = old.dims();
+    let end = used + new.dims()[2];
+    if end > room {
+        let spare = Tensor::zeros([batch, groups, GROWTH.max(used / 2), width], &old.device());
+        return Tensor::cat(vec![old.narrow(2, 0, used), new, spare], 2);
+    }
+    old.slice_assign([0..batch, 0..groups, used..end, 0..width], new)
+}
+
 impl<B: Backend> Cache<B> {
-    /// Drops what no later query of a windowed layer sees.
-    ///
-    /// What stays is laid out as sinks, then window; with padding each row is gathered into that order first.
-    fn forget(self, span: Span, first_call: bool) -> Self {
-        let Some(window) = span.window else { return self };
+    fn used(&self) -> (Tensor<B, 4>, Tensor<B, 4>) {
         let length = self.positions.length();
-        let kept = span.sinks + window;
-        let tokens = self.positions.tokens().filter(|_| first_call);
-        if let Some(tokens) = tokens {
-            return self.gather(&tokens, span, window);
-        }
-        if length <= kept {
-            return self;
-        }
-        let narrow = |x: Tensor<B, 4>| {
-            let latest = x.clone().narrow(2, length - window, window);
-            if span.sinks == 0 { latest } else { Tensor::cat(vec![x.narrow(2, 0, span.sinks), latest], 2) }
-        };
-        let latest = self.positions.narrow(length - window..length);
-        let positions = if span.sinks == 0 { latest } else { self.positions.narrow(0..span.sinks).followed_by(&latest) };
-        Self { k: narrow(self.k), v: narrow(self.v), positions }
+        (self.k.clone().narrow(2, 0, length), self.v.clone().narrow(2, 0, length))
     }
 
-    /// Row by row: the first `sinks` tokens, then the last `window` columns up to the last token.
-    fn gather(self, tokens: &Tensor<B, 2>, span: Span, window: usize) -> Self {
-        let [batch, length] = tokens.dims();
-        let device = tokens.device();
-        let [_, groups, _, width] = self.k.dims();
-        let value_width = self.v.dims()[3];
-        let columns = |range: std::ops::Range<i64>| Tensor::<B, 1, Int>::arange(range, &device).unsqueeze::<2>();
-        let last = (tokens.clone() * columns(0..length as i64).float()).max_dim(1).int();
-        let count = tokens.clone().sum_dim(1).int();
-        let first = (last.clone() - count).add_scalar(1);
-        let wide = |x: Tensor<B, 2, Int>, n: usize| x.expand([batch, n]);
-        let latest = wide(last, window) - wide(columns(0..window as i64).flip([1]), window);
-        let wanted = if span.sinks == 0 {
-            latest.clone()
-        } else {
-            Tensor::cat(vec![wide(first.clone(), span.sinks) + wide(columns(0..span.sinks as i64), span.sinks), latest.clone()], 1)
-        };
-        // Columns that do not exist, and window columns that repeat a sink, become padding.
-        let start = wide(first.add_scalar(span.sinks as i64), window);
-        let repeated = latest.lower(start);
-        let none = Tensor::<B, 2, Int>::zeros([batch, span.sinks], &device).equal_elem(1);
-        let dropped = if span.sinks == 0 { repeated } else { Tensor::cat(vec![none, repeated], 1) };
-        let beyond = wanted.clone().greater_elem(length as i64 - 1);
-        let wanted = wanted.clamp(0, length as i64 - 1);
-        let n = span.sinks + window;
-        let pick = |x: Tensor<B, 4>, width: usize| {
-            let index = wanted.clone().unsqueeze_dims::<4>(&[1, 3]).expand([batch, groups, n, width]);
-            x.gather(2, index)
-        };
-        let positions = self.positions.gather(wanted.clone()).without(dropped.bool_or(beyond));
-        Self { k: pick(self.k, width), v: pick(self.v, value_width), positions }
+    /// Drops what no later query sees.
+    fn forget(self, span: Span) -> Self {
+        let Some((columns, positions)) = self.positions.visible_later(span) else { return self };
+        let (k, v) = self.used();
+        Self { k: gather(k, &columns), v: gather(v, &columns), positions }
     }
+}
+
+/// The columns `columns[b]` of each row, or `columns[0]` of all rows.
+fn gather<B: Backend>(x: Tensor<B, 4>, columns: &[Vec<usize>]) -> Tensor<B, 4> {
+    let [batch, groups, _, width] = x.dims();
+    let (count, device) = (columns[0].len(), x.device());
+    let index: Vec<i64> = columns.iter().flatten().map(|&column| column as i64).collect();
+    let index = Tensor::<B, 1, Int>::from_data(TensorData::new(index, [columns.len() * count]), &device);
+    if columns.len() == 1 {
+        return x.select(2, index);
+    }
+    x.gather(2, index.reshape([batch, 1, count, 1]).expand([batch, groups, count, width]))
 }
 
 impl<B: Backend> Attention<B> {
@@ -111,26 +96,29 @@ impl<B: Backend> Attention<B> {
     pub fn new(shape: &AttentionShape, span: Span, device: &B::Device) -> Self {
         Self { projections: Projections::new(shape, device), span }
     }
+}
 
-    /// Which keys a query sees.
-    pub fn span(&self) -> Span {
-        self.span
+impl<B: MixerBackend> Attention<B> {
+    /// `x [B, T, N]` -> `[B, T, N]`, with the cache extended by `x`.
+    pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: KeyValues<B>) -> (Tensor<B, 3>, KeyValues<B>) {
+        let (features, state) = self.features(x, context, state);
+        (project(&self.projections.o_proj, features), state)
     }
 
-    /// `x [B, T, N]` -> `[B, T, N]`, with the cache extended by `x`. Padding may only come with the first tokens.
-    pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: KeyValues<B>) -> (Tensor<B, 3>, KeyValues<B>) {
+    /// What enters the output projection, `[B, T, H * V]`, and the next state.
+    pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: KeyValues<B>) -> (Tensor<B, 3>, KeyValues<B>) {
         let Projected { q, k, v } = self.projections.split(x, &context.rotary);
-        let first_call = state.0.is_none();
         let cache = state.append(k, v, &context.positions);
-        let [k, v] = [&cache.k, &cache.v].map(|x| self.projections.repeat(x.clone()));
-        let heads = softmax::chunk(q, k, v, &cache.positions, self.span, self.projections.scale(), BLOCK);
-        (self.projections.merge(heads), KeyValues(Some(cache.forget(self.span, first_call))))
+        let (k, v) = cache.used();
+        let heads = softmax::attend(q, k, v, &cache.positions, self.span, self.projections.scale());
+        (merge_heads(heads), KeyValues(Some(cache.forget(self.span))))
     }
 
     /// Attention weights over a whole sequence, `[B, H, T, T]`.
     pub fn weights(&self, x: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 4> {
+        let device = x.device();
         let Projected { q, k, .. } = self.projections.split(x, &context.rotary);
-        let hidden = context.positions.hidden(&context.positions, self.span);
-        softmax::weights(q, self.projections.repeat(k), hidden, self.projections.scale())
+        let hidden = context.positions.hidden(&context.positions, self.span, &device);
+        softmax::weights(q, repeat_heads(k, self.projections.heads()), hidden, self.projections.scale())
     }
 }

@@ -6,16 +6,13 @@
 use burn::module::{Initializer, Param};
 use burn::nn::Linear;
 use burn::prelude::*;
-use burn::tensor::activation::{sigmoid, silu, softplus};
-use dtr_attention::{convolution, delta, norm};
+use burn::tensor::activation::{sigmoid, softplus};
+use dtr_attention::{MixerBackend, convolution, delta, gate, norm};
 
 use super::projections::{merge_heads, split_heads};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::{RmsNorm, linear, project};
-
-/// Tokens handled in parallel, a power of two.
-const CHUNK: usize = 32;
 
 /// Epsilon under the root when queries and keys are brought to unit length, as in the published models.
 const UNIT_EPS: f64 = 1e-6;
@@ -91,21 +88,24 @@ impl<B: Backend> GatedDelta<B> {
         }
     }
 
+}
+
+impl<B: MixerBackend> GatedDelta<B> {
     /// `x [B, T, N]` -> `[B, T, N]` and the next state.
     pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
-        let (heads, state) = self.heads_of(x, context, state);
-        (project(&self.out_proj, heads), state)
+        let (features, state) = self.features(x, context, state);
+        (project(&self.out_proj, features), state)
     }
 
     /// What enters the output projection, `[B, T, H * V]`, and the next state.
-    pub fn heads_of(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
-        let (heads, time) = (self.heads, x.dims()[1]);
+    pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
+        let heads = self.heads;
         let tokens = context.tokens.as_ref();
         let masked = |y: Tensor<B, 3>| match tokens {
             Some(tokens) => y * tokens.clone().unsqueeze_dim(2),
             None => y,
         };
-        let gate = project(&self.in_proj_z, x.clone());
+        let z = project(&self.in_proj_z, x.clone());
         let beta = masked(sigmoid(project(&self.in_proj_b, x.clone()))).swap_dims(1, 2);
         let rate = softplus(project(&self.in_proj_a, x.clone()) + self.dt_bias.val().unsqueeze(), 1.0);
         let g = masked(rate * self.a_log.val().exp().neg().unsqueeze()).swap_dims(1, 2);
@@ -114,17 +114,17 @@ impl<B: Backend> GatedDelta<B> {
         let [channels, _, width] = self.conv1d.weight.dims();
         let weight = self.conv1d.weight.val().reshape([channels, width]);
         let convolution = convolution::next_state(mixed.clone(), state.convolution.clone(), tokens.cloned());
-        let mixed = silu(convolution::causal(mixed, weight, state.convolution));
+        let mixed = convolution::causal_silu(mixed, weight, state.convolution);
         let part = |i: usize| split_heads(mixed.clone().narrow(2, i * channels / 3, channels / 3), heads, self.head_dim);
         let inputs = delta::Inputs {
-            q: norm::l2(part(0), UNIT_EPS).mul_scalar((self.head_dim as f64).powf(-0.5)),
-            k: norm::l2(part(1), UNIT_EPS),
+            q: norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS),
+            k: norm::unit(part(1), 1.0, UNIT_EPS),
             v: part(2),
             g,
             beta,
         };
-        let (output, matrix) = if time == 1 { delta::recurrent(inputs, state.matrix) } else { delta::chunk(inputs, state.matrix, CHUNK) };
-        let output = merge_heads(self.norm.forward(output)) * silu(gate);
+        let (output, matrix) = delta::scan(inputs, state.matrix);
+        let output = gate::swiglu(z, merge_heads(self.norm.forward(output)));
         (output, DeltaState { convolution, matrix })
     }
 }

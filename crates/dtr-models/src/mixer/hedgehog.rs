@@ -2,11 +2,13 @@
 
 use burn::module::{Initializer, Param};
 use burn::prelude::*;
-use dtr_attention::{feature_map, linear};
+use dtr_attention::softmax::repeat_heads;
+use dtr_attention::{MixerBackend, feature_map, linear};
 
-use super::projections::{Projected, Projections};
+use super::projections::{Projected, Projections, merge_heads};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
+use crate::layers::project;
 
 /// Tokens handled in parallel.
 const CHUNK: usize = 64;
@@ -35,16 +37,25 @@ impl<B: Backend> Hedgehog<B> {
         linear::empty_state([batch, heads, 2 * width, width], &self.q_map.device())
     }
 
+}
+
+impl<B: MixerBackend> Hedgehog<B> {
     /// `x [B, T, N]` -> `[B, T, N]` and the next state.
     pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: Tensor<B, 4>) -> (Tensor<B, 3>, Tensor<B, 4>) {
+        let (features, state) = self.features(x, context, state);
+        (project(&self.projections.o_proj, features), state)
+    }
+
+    /// What enters the output projection, `[B, T, H * V]`, and the next state.
+    pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: Tensor<B, 4>) -> (Tensor<B, 3>, Tensor<B, 4>) {
         let Projected { q, k, v } = self.projections.split(x, &context.rotary);
         // The maps stand in for exp(q k / sqrt(D)): each side takes half of the scale.
         let root = self.projections.scale().sqrt();
         let q = feature_map::hedgehog(q.mul_scalar(root), self.q_map.val());
-        let k = feature_map::hedgehog(self.projections.repeat(k).mul_scalar(root), self.k_map.val());
+        let k = feature_map::hedgehog(repeat_heads(k, self.projections.heads()).mul_scalar(root), self.k_map.val());
         let k = context.tokens.as_ref().map_or(k.clone(), |tokens| k * tokens.clone().unsqueeze_dims::<4>(&[1, 3]));
-        let v = self.projections.repeat(v);
+        let v = repeat_heads(v, self.projections.heads());
         let (heads, state) = if q.dims()[2] == 1 { linear::recurrent(q, k, v, state) } else { linear::chunk(q, k, v, state, CHUNK) };
-        (self.projections.merge(heads), state)
+        (merge_heads(heads), state)
     }
 }

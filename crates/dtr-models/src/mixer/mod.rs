@@ -5,7 +5,9 @@ pub mod gated_delta;
 pub mod hedgehog;
 pub mod projections;
 
+use burn::nn::Linear;
 use burn::prelude::*;
+use dtr_attention::MixerBackend;
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, KeyValues};
@@ -105,7 +107,7 @@ impl<B: Backend> MixerState<B> {
             x.shape().num_elements() * x.dtype().size()
         }
         match self {
-            Self::KeyValues(cache) => cache.tensors().map_or(0, |(k, v)| size(k) + size(v)),
+            Self::KeyValues(cache) => cache.bytes(),
             Self::Linear(state) => size(state),
             Self::Delta(state) => size(&state.convolution) + size(&state.matrix),
         }
@@ -122,6 +124,9 @@ impl<B: Backend> Mixer<B> {
         }
     }
 
+}
+
+impl<B: MixerBackend> Mixer<B> {
     /// Mixes new tokens with those that `state` remembers.
     ///
     /// # Shapes
@@ -151,5 +156,36 @@ impl<B: Backend> Mixer<B> {
     pub fn mix(&self, x: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 3> {
         let state = self.empty_state(x.dims()[0]);
         self.forward(x, context, state).0
+    }
+
+    /// What enters the output projection, `[B, T, M]`, and what comes out of the mixer, `[B, T, N]`, over a whole sequence.
+    pub fn mix_features(&self, x: Tensor<B, 3>, context: &Context<B>) -> (Tensor<B, 3>, Tensor<B, 3>) {
+        let batch = x.dims()[0];
+        let features = match self {
+            Self::Softmax(mixer) | Self::SlidingWindow(mixer) => mixer.features(x, context, KeyValues::default()).0,
+            Self::Hedgehog(mixer) => mixer.features(x, context, mixer.empty_state(batch)).0,
+            Self::GatedDelta(mixer) => mixer.features(x, context, mixer.empty_state(batch)).0,
+        };
+        (features.clone(), crate::layers::project(self.output(), features))
+    }
+}
+
+impl<B: Backend> Mixer<B> {
+    /// The output projection.
+    pub fn output(&self) -> &Linear<B> {
+        match self {
+            Self::Softmax(mixer) | Self::SlidingWindow(mixer) => &mixer.projections.o_proj,
+            Self::Hedgehog(mixer) => &mixer.projections.o_proj,
+            Self::GatedDelta(mixer) => &mixer.out_proj,
+        }
+    }
+
+    /// The output projection, to be changed.
+    pub fn output_mut(&mut self) -> &mut Linear<B> {
+        match self {
+            Self::Softmax(mixer) | Self::SlidingWindow(mixer) => &mut mixer.projections.o_proj,
+            Self::Hedgehog(mixer) => &mut mixer.projections.o_proj,
+            Self::GatedDelta(mixer) => &mut mixer.out_proj,
+        }
     }
 }

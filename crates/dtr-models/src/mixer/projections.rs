@@ -2,6 +2,7 @@
 
 use burn::nn::Linear;
 use burn::prelude::*;
+use dtr_attention::MixerBackend;
 use dtr_attention::rotary::rotate_half;
 
 use crate::config::AttentionShape;
@@ -71,6 +72,9 @@ impl<B: Backend> Projections<B> {
         (self.head_dim as f64).powf(-0.5)
     }
 
+}
+
+impl<B: MixerBackend> Projections<B> {
     /// `x [B, T, N]` to heads.
     pub fn split(&self, x: Tensor<B, 3>, rotary: &Rotary<B>) -> Projected<B> {
         let turned = |linear, norm: &Option<RmsNorm<B>>, heads| {
@@ -83,20 +87,6 @@ impl<B: Backend> Projections<B> {
             k: turned(&self.k_proj, &self.k_norm, self.kv_heads),
             v: self.to_heads(project(&self.v_proj, x.clone()), self.kv_heads),
         }
-    }
-
-    /// Heads `[B, H, T, D]` to the residual stream `[B, T, N]`.
-    pub fn merge(&self, heads: Tensor<B, 4>) -> Tensor<B, 3> {
-        project(&self.o_proj, merge_heads(heads))
-    }
-
-    /// Whole heads repeated until every query head has its own, `[B, G, T, D]` -> `[B, H, T, D]`.
-    pub fn repeat(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let [batch, groups, time, width] = x.dims();
-        if groups == self.heads {
-            return x;
-        }
-        x.unsqueeze_dim::<5>(2).expand([batch, groups, self.heads / groups, time, width]).reshape([batch, self.heads, time, width])
     }
 
     fn to_heads(&self, x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {

@@ -1,0 +1,162 @@
+//! The fused operations under autodiff: forward on the inner backend, backward by its own kernels.
+
+use burn::backend::Autodiff;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+
+use crate::backend::MixerBackend;
+use crate::position::{Positions, Span};
+
+/// Gradients of `sum(grad * f(inputs))`, by running `f` again under autodiff.
+pub(crate) fn gradients<B: Backend, const N: usize>(
+    inputs: [FloatTensor<B>; N],
+    grad: FloatTensor<B>,
+    f: impl FnOnce([FloatTensor<Autodiff<B>>; N]) -> FloatTensor<Autodiff<B>>,
+) -> [FloatTensor<B>; N] {
+    type Outer<B> = Autodiff<B>;
+    let inputs = inputs.map(|input| Outer::<B>::float_set_require_grad(Outer::<B>::from_inner(input), true));
+    let output = f(inputs.clone());
+    let loss = Outer::<B>::float_sum(Outer::<B>::float_mul(output, Outer::<B>::from_inner(grad)));
+    let grads = Outer::<B>::backward(loss);
+    inputs.map(|input| {
+        let zeros = || B::float_mul_scalar(Outer::<B>::inner(input.clone()), 0.0.into());
+        Outer::<B>::grad(&input, &grads).unwrap_or_else(zeros)
+    })
+}
+
+/// An operation with `N` inputs and what else it needs, as forward and backward on the inner backend.
+trait Operation<B: MixerBackend, const N: usize>: Clone + Send + std::fmt::Debug + 'static {
+    fn forward(&self, inputs: [FloatTensor<B>; N]) -> FloatTensor<B>;
+    fn backward(self, inputs: [FloatTensor<B>; N], grad: FloatTensor<B>) -> [FloatTensor<B>; N];
+}
+
+/// Burn's backward step of any [`Operation`]: the inputs are kept, nothing else.
+#[derive(Debug)]
+struct Step<O>(std::marker::PhantomData<O>);
+
+impl<B: MixerBackend, O: Operation<B, N>, const N: usize> Backward<B, N> for Step<O> {
+    type State = (O, [FloatTensor<B>; N]);
+
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (operation, inputs) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        for (parent, grad) in ops.parents.into_iter().zip(operation.backward(inputs, grad)) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+fn differentiable<B: MixerBackend, C: CheckpointStrategy, O: Operation<B, N>, const N: usize>(
+    operation: O,
+    inputs: [FloatTensor<Autodiff<B, C>>; N],
+) -> FloatTensor<Autodiff<B, C>> {
+    let nodes = inputs.each_ref().map(|input| input.node.clone());
+    let inputs = inputs.map(|input| input.primitive);
+    match Step(std::marker::PhantomData).prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(step) => {
+            let output = operation.forward(inputs.clone());
+            step.finish((operation, inputs), output)
+        }
+        OpsKind::UnTracked(step) => step.finish(operation.forward(inputs)),
+    }
+}
+
+#[derive(Debug, Clone)]
+struct RmsNorm {
+    eps: f64,
+}
+
+impl<B: MixerBackend> Operation<B, 2> for RmsNorm {
+    fn forward(&self, [x, weight]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
+        B::rms_norm(x, weight, self.eps)
+    }
+
+    fn backward(self, [x, weight]: [FloatTensor<B>; 2], grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+        B::rms_norm_backward(x, weight, self.eps, grad)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct SwiGlu;
+
+impl<B: MixerBackend> Operation<B, 2> for SwiGlu {
+    fn forward(&self, [gate, up]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
+        B::swiglu(gate, up)
+    }
+
+    fn backward(self, [gate, up]: [FloatTensor<B>; 2], grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+        B::swiglu_backward(gate, up, grad)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct ConvolutionSilu;
+
+impl<B: MixerBackend> Operation<B, 3> for ConvolutionSilu {
+    fn forward(&self, [x, weight, state]: [FloatTensor<B>; 3]) -> FloatTensor<B> {
+        B::convolution_silu(x, weight, state)
+    }
+
+    fn backward(self, [x, weight, state]: [FloatTensor<B>; 3], grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+        B::convolution_silu_backward(x, weight, state, grad)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct GatedDelta;
+
+impl<B: MixerBackend> Operation<B, 6> for GatedDelta {
+    fn forward(&self, inputs: [FloatTensor<B>; 6]) -> FloatTensor<B> {
+        B::gated_delta(inputs)
+    }
+
+    fn backward(self, inputs: [FloatTensor<B>; 6], grad: FloatTensor<B>) -> [FloatTensor<B>; 6] {
+        B::gated_delta_backward(inputs, grad)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Attention {
+    positions: Positions,
+    span: Span,
+    scale: f64,
+}
+
+impl<B: MixerBackend> Operation<B, 3> for Attention {
+    fn forward(&self, inputs: [FloatTensor<B>; 3]) -> FloatTensor<B> {
+        B::causal_attention(inputs, &self.positions, self.span, self.scale)
+    }
+
+    fn backward(self, inputs: [FloatTensor<B>; 3], grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+        B::causal_attention_backward(inputs, &self.positions, self.span, self.scale, grad)
+    }
+}
+
+impl<B: MixerBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 2>(RmsNorm { eps }, [x, weight])
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 2>(SwiGlu, [gate, up])
+    }
+
+    fn convolution_silu(x: FloatTensor<Self>, weight: FloatTensor<Self>, state: FloatTensor<Self>) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 3>(ConvolutionSilu, [x, weight, state])
+    }
+
+    fn gated_delta(inputs: [FloatTensor<Self>; 6]) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 6>(GatedDelta, inputs)
+    }
+
+    fn causal_attention(inputs: [FloatTensor<Self>; 3], positions: &Positions, span: Span, scale: f64) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 3>(Attention { positions: positions.clone(), span, scale }, inputs)
+    }
+}

@@ -1,0 +1,211 @@
+//! The training loop: one pass of the parent a step, every student learns from it on its own.
+
+use std::time::Instant;
+
+use burn::module::AutodiffModule;
+use burn::optim::adaptor::OptimizerAdaptor;
+use burn::optim::{AdamW, AdamWConfig, GradientsParams, Optimizer};
+use burn::prelude::*;
+use dtr_attention::TrainBackend;
+use dtr_models::{Context, Decoder, DecoderConfig, Mixer, MixerConfig};
+use rayon::prelude::*;
+
+use crate::error::DistillError;
+use crate::initialise::{calibrate, fit_outputs, student};
+use crate::loss::normalised_mse;
+use crate::observe::observe;
+use crate::schedule::warmup_cosine;
+
+/// Steps between two reports of the losses.
+const REPORT: usize = 10;
+
+/// How students are trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Steps of the optimiser.
+    pub steps: usize,
+    /// Largest learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps spent rising to it.
+    pub warmup: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+}
+
+/// What the loop tells of itself.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A step is done; `tokens` so far.
+    Step {
+        /// Tokens trained on.
+        tokens: usize,
+    },
+    /// Losses of one operator by layer, mean since the last report.
+    Losses {
+        /// The operator.
+        operator: &'a MixerConfig,
+        /// Tokens trained on.
+        tokens: usize,
+        /// Normalised mean squared error by layer.
+        normalised_mse: Vec<f32>,
+    },
+}
+
+/// A trained student with its held-out loss.
+#[derive(Debug)]
+pub struct Trained<B: Backend> {
+    /// Layer it stands in for.
+    pub layer: usize,
+    /// Its operator.
+    pub operator: MixerConfig,
+    /// The mixer.
+    pub mixer: Mixer<B>,
+    /// Held-out normalised mean squared error.
+    pub normalised_mse: f64,
+}
+
+/// What training gives.
+#[derive(Debug)]
+pub struct Outcome<B: Backend> {
+    /// One student a layer and operator, in the order operator, layer.
+    pub students: Vec<Trained<B>>,
+    /// Tokens trained on.
+    pub tokens: usize,
+    /// Through parent and all students together, initialisation left out.
+    pub tokens_per_second: f64,
+}
+
+/// Rows of token ids that training draws from.
+pub struct Rows<'a> {
+    /// Batches for the closed-form initialisation.
+    pub calibration: Vec<Vec<Vec<u32>>>,
+    /// Batches never trained on, on which the students are measured.
+    pub held_out: Vec<Vec<Vec<u32>>>,
+    /// The batch of a step.
+    pub training: &'a mut dyn FnMut(usize) -> Vec<Vec<u32>>,
+}
+
+struct Pupil<B: TrainBackend> {
+    layer: usize,
+    operator: usize,
+    mixer: Mixer<B>,
+    optimiser: OptimizerAdaptor<AdamW, Mixer<B>, B>,
+    /// Losses since the last report, kept on the device until then.
+    losses: Vec<Tensor<B::InnerBackend, 1>>,
+}
+
+/// Trains one student for every layer and operator.
+///
+/// # Errors
+/// If a loss stops being finite, or the parent's states are not.
+pub fn train<B: TrainBackend>(
+    parent: &Decoder<B::InnerBackend>,
+    config: &DecoderConfig,
+    operators: &[MixerConfig],
+    settings: &Settings,
+    rows: Rows<'_>,
+    device: &B::Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Outcome<B::InnerBackend>, DistillError> {
+    let mut pupils = start::<B>(parent, config, operators, settings, &rows, device)?;
+    let began = Instant::now();
+    let mut tokens = 0;
+    for step in 0..settings.steps {
+        let batch = (rows.training)(step);
+        tokens += batch.iter().map(Vec::len).sum::<usize>();
+        let seen = observe(parent, &batch, device);
+        let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
+        let context = tracked::<B>(&seen.context);
+        pupils.par_iter_mut().for_each(|pupil| pupil.learn(&seen.inputs[pupil.layer], &seen.outputs[pupil.layer], &context, rate));
+        progress(Progress::Step { tokens });
+        if (step + 1) % REPORT == 0 || step + 1 == settings.steps {
+            report(&mut pupils, operators, tokens, progress)?;
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let losses = held_out(parent, &pupils, &rows.held_out, device);
+    let students = pupils.into_iter().zip(losses).map(|(pupil, normalised_mse)| Trained {
+        layer: pupil.layer,
+        operator: operators[pupil.operator].clone(),
+        mixer: pupil.mixer.valid(),
+        normalised_mse,
+    });
+    Ok(Outcome { students: students.collect(), tokens, tokens_per_second: tokens as f64 / seconds.max(f64::MIN_POSITIVE) })
+}
+
+/// Students initialised, not yet trained.
+fn start<B: TrainBackend>(
+    parent: &Decoder<B::InnerBackend>,
+    config: &DecoderConfig,
+    operators: &[MixerConfig],
+    settings: &Settings,
+    rows: &Rows<'_>,
+    device: &B::Device,
+) -> Result<Vec<Pupil<B>>, DistillError> {
+    let calibration = calibrate(parent, &rows.calibration, device)?;
+    let optimiser = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(settings.weight_decay);
+    let mut pupils = Vec::new();
+    for (index, operator) in operators.iter().enumerate() {
+        let found = parent.layers.iter().zip(&calibration);
+        let mut students: Vec<_> = found.map(|(layer, found)| student(operator, &config.attention, &layer.mixer, found)).collect();
+        let layers: Vec<usize> = (0..students.len()).collect();
+        fit_outputs(parent, &layers, &mut students, &rows.calibration, device)?;
+        pupils.extend(students.into_iter().enumerate().map(|(layer, mixer)| Pupil {
+            layer,
+            operator: index,
+            mixer: Mixer::from_inner(mixer),
+            optimiser: optimiser.init(),
+            losses: Vec::new(),
+        }));
+    }
+    Ok(pupils)
+}
+
+impl<B: TrainBackend> Pupil<B> {
+    fn learn(&mut self, input: &Tensor<B::InnerBackend, 3>, target: &Tensor<B::InnerBackend, 3>, context: &Context<B>, rate: f64) {
+        let output = self.mixer.mix(Tensor::from_inner(input.clone()), context);
+        let loss = normalised_mse(output, Tensor::from_inner(target.clone()));
+        self.losses.push(loss.clone().inner());
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.mixer);
+        self.mixer = self.optimiser.step(rate, self.mixer.clone(), gradients);
+    }
+}
+
+/// The context as the autodiff backend wants it; nothing in it is differentiated.
+fn tracked<B: TrainBackend>(context: &Context<B::InnerBackend>) -> Context<B> {
+    Context {
+        positions: context.positions.clone(),
+        rotary: dtr_models::rope::Rotary { cos: Tensor::from_inner(context.rotary.cos.clone()), sin: Tensor::from_inner(context.rotary.sin.clone()) },
+        tokens: context.tokens.clone().map(Tensor::from_inner),
+    }
+}
+
+fn report<B: TrainBackend>(pupils: &mut [Pupil<B>], operators: &[MixerConfig], tokens: usize, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), DistillError> {
+    for (index, operator) in operators.iter().enumerate() {
+        let mut normalised_mse = Vec::new();
+        for pupil in pupils.iter_mut().filter(|pupil| pupil.operator == index) {
+            let loss = Tensor::cat(std::mem::take(&mut pupil.losses), 0).mean().into_scalar().elem::<f32>();
+            if !loss.is_finite() {
+                return Err(DistillError::Diverged { layer: pupil.layer, operator: operator.name(), tokens, loss });
+            }
+            normalised_mse.push(loss);
+        }
+        progress(Progress::Losses { operator, tokens, normalised_mse });
+    }
+    Ok(())
+}
+
+fn held_out<B: TrainBackend>(parent: &Decoder<B::InnerBackend>, pupils: &[Pupil<B>], batches: &[Vec<Vec<u32>>], device: &B::Device) -> Vec<f64> {
+    let mut sums = vec![0.0; pupils.len()];
+    for rows in batches {
+        let seen = observe(parent, rows, device);
+        let losses = pupils.par_iter().map(|pupil| {
+            let output = pupil.mixer.valid().mix(seen.inputs[pupil.layer].clone(), &seen.context);
+            normalised_mse(output, seen.outputs[pupil.layer].clone()).into_scalar().elem::<f64>()
+        });
+        for (sum, loss) in sums.iter_mut().zip(losses.collect::<Vec<_>>()) {
+            *sum += loss;
+        }
+    }
+    sums.into_iter().map(|sum| sum / batches.len() as f64).collect()
+}

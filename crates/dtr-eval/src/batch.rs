@@ -1,0 +1,74 @@
+//! Examples in batches of similar length, padded on the right, ready for a model.
+
+use burn::prelude::*;
+use dtr_attention::Positions;
+
+use crate::task::Example;
+
+/// Some examples side by side.
+#[derive(Debug)]
+pub struct Batch<B: Backend> {
+    /// Token ids, `[B, T]`, padding 0.
+    pub ids: Tensor<B, 2, Int>,
+    /// Where the tokens stand.
+    pub positions: Positions,
+    /// Index of each row's example in the task.
+    pub examples: Vec<usize>,
+    /// Rows of the flattened hidden states that predict a labelled token, in the order of rows.
+    pub predicting: Tensor<B, 1, Int>,
+    /// The labelled tokens, in the same order.
+    pub targets: Tensor<B, 2, Int>,
+    /// How many labelled tokens each row has.
+    pub counts: Vec<usize>,
+    /// Tokens without padding.
+    pub tokens: usize,
+}
+
+/// Cuts examples into batches of at most `tokens` tokens, padding included, shortest first.
+pub fn batches<B: Backend>(examples: &[Example], tokens: usize, device: &B::Device) -> Vec<Batch<B>> {
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&index| examples[index].tokens.len());
+    let mut batches = Vec::new();
+    let mut rows: Vec<usize> = Vec::new();
+    for index in order {
+        if !rows.is_empty() && (rows.len() + 1) * examples[index].tokens.len() > tokens {
+            batches.push(batch(examples, std::mem::take(&mut rows), device));
+        }
+        rows.push(index);
+    }
+    if !rows.is_empty() {
+        batches.push(batch(examples, rows, device));
+    }
+    batches
+}
+
+fn batch<B: Backend>(examples: &[Example], rows: Vec<usize>, device: &B::Device) -> Batch<B> {
+    let lengths: Vec<usize> = rows.iter().map(|&index| examples[index].tokens.len()).collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let (mut ids, mut predicting, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, &index) in rows.iter().enumerate() {
+        let example = &examples[index];
+        ids.extend(example.tokens.iter().map(|&token| i64::from(token)));
+        ids.resize((row + 1) * longest, 0);
+        for &at in &example.labelled {
+            predicting.push((row * longest + at - 1) as i64);
+            targets.push(i64::from(example.tokens[at]));
+        }
+    }
+    let positions = if lengths.iter().all(|&length| length == longest) {
+        Positions::range(0, longest)
+    } else {
+        let masks: Vec<Vec<bool>> = lengths.iter().map(|&length| (0..longest).map(|column| column < length).collect()).collect();
+        Positions::padded(&masks, &vec![0; rows.len()])
+    };
+    let labelled = targets.len();
+    Batch {
+        ids: Tensor::from_data(TensorData::new(ids, [rows.len(), longest]), device),
+        positions,
+        predicting: Tensor::from_data(TensorData::new(predicting, [labelled]), device),
+        targets: Tensor::from_data(TensorData::new(targets, [labelled, 1]), device),
+        counts: rows.iter().map(|&index| examples[index].labelled.len()).collect(),
+        tokens: lengths.iter().sum(),
+        examples: rows,
+    }
+}

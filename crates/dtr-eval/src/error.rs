@@ -1,0 +1,56 @@
+//! What can be wrong with a task or its data.
+
+use std::path::PathBuf;
+
+use dtr_models::CheckpointError;
+use thiserror::Error;
+
+/// A task cannot be made.
+#[derive(Debug, Error)]
+pub enum EvalError {
+    /// The tokenizer lacks something.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// `cargo metadata` does not work.
+    #[error("cargo metadata failed for {}: {reason}. The text of this task is read from the sources of the workspace's locked dependencies; run `cargo fetch --locked` there, then run again", manifest.display())]
+    Metadata {
+        /// Manifest of the workspace.
+        manifest: PathBuf,
+        /// What cargo says.
+        reason: String,
+    },
+    /// A crate is not among the locked dependencies.
+    #[error("crate \"{name}\" is not among the workspace's locked dependencies ({}). Name one that is", manifest.display())]
+    UnknownCrate {
+        /// The crate.
+        name: String,
+        /// Manifest of the workspace.
+        manifest: PathBuf,
+    },
+    /// A source file cannot be read.
+    #[error("could not read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A split has nothing to offer.
+    #[error("the {split} split of {what} is empty: no file has more than {needed} tokens. Shorten the task's examples or name other crates")]
+    EmptySplit {
+        /// Which split.
+        split: &'static str,
+        /// Of which crate or task.
+        what: String,
+        /// Tokens an example needs.
+        needed: usize,
+    },
+    /// More distinct names are asked for than there are.
+    #[error("a phonebook of {entries} entries needs as many last names, there are {available}. Ask for at most that many entries")]
+    TooManyEntries {
+        /// Entries asked for.
+        entries: usize,
+        /// Last names there are.
+        available: usize,
+    },
+}
