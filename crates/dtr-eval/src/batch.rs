@@ -20,8 +20,6 @@ pub struct Batch<B: Backend> {
     pub targets: Tensor<B, 2, Int>,
     /// How many labelled tokens each row has.
     pub counts: Vec<usize>,
-    /// Tokens without padding.
-    pub tokens: usize,
 }
 
 /// Cuts examples into batches of at most `tokens` tokens, padding included, shortest first.
@@ -68,7 +66,6 @@ fn batch<B: Backend>(examples: &[Example], rows: Vec<usize>, device: &B::Device)
         predicting: Tensor::from_data(TensorData::new(predicting, [labelled]), device),
         targets: Tensor::from_data(TensorData::new(targets, [labelled, 1]), device),
         counts: rows.iter().map(|&index| examples[index].labelled.len()).collect(),
-        tokens: lengths.iter().sum(),
         examples: rows,
     }
 }

@@ -12,13 +12,11 @@ use crate::task::{Example, Metric};
 /// Tokens of a batch: large enough for full speed, small enough that several fit beside each other.
 const BATCH_TOKENS: usize = 4096;
 
-/// Score and loss of each example, and what it took.
+/// Score and loss of each example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
     /// Task metric and mean cross-entropy in nats of each example, in the task's order.
     pub examples: Vec<(f32, f32)>,
-    /// Work in units of one pass of all layers over all examples.
-    pub full_evaluation_equivalents: f64,
 }
 
 impl Scores {
@@ -64,48 +62,43 @@ impl<B: MixerBackend> Scorer<B> {
         Self { metric, work, examples: examples.len(), caching: needed <= cache_bytes }
     }
 
-    /// Scores `model`, whose first `shared` layers are those of the base.
+    /// Whether the base's hidden states are kept.
+    pub fn is_caching(&self) -> bool {
+        self.caching
+    }
+
+    /// Scores `model`, whose first `shared` layers are those of the base; without a base, all layers run.
     pub fn score(&self, model: &Decoder<B>, shared: usize) -> Scores {
         let results: Vec<_> = self.work.par_iter().map(|work| work.score(model, shared, self.metric)).collect();
         let mut examples = vec![(0.0, 0.0); self.examples];
-        let mut layers = 0;
-        for (work, (scores, passed)) in self.work.iter().zip(results) {
+        for (work, scores) in self.work.iter().zip(results) {
             for (&index, score) in work.batch.examples.iter().zip(scores) {
                 examples[index] = score;
             }
-            layers += passed * work.batch.tokens;
         }
-        Scores { examples, full_evaluation_equivalents: self.equivalents(layers, model) }
+        Scores { examples }
     }
 
-    /// Makes `model` the base, its first `shared` layers being those of the base so far. Returns the work done, in full evaluations.
-    pub fn rebase(&mut self, model: &Decoder<B>, shared: usize) -> f64 {
-        if !self.caching {
-            return 0.0;
+    /// Makes `model` the base, its first `shared` layers being those of the base so far.
+    pub fn rebase(&mut self, model: &Decoder<B>, shared: usize) {
+        if self.caching {
+            self.work.par_iter_mut().for_each(|work| work.rebase(model, shared));
         }
-        let passed: Vec<usize> = self.work.par_iter_mut().map(|work| work.rebase(model, shared) * work.batch.tokens).collect();
-        self.equivalents(passed.iter().sum(), model)
-    }
-
-    fn equivalents(&self, layer_tokens: usize, model: &Decoder<B>) -> f64 {
-        let tokens: usize = self.work.iter().map(|work| work.batch.tokens).sum();
-        layer_tokens as f64 / (tokens * model.layers.len()).max(1) as f64
     }
 }
 
 impl<B: MixerBackend> Work<B> {
-    /// Scores of the rows, and how many layers were run.
-    fn score(&self, model: &Decoder<B>, shared: usize, metric: Metric) -> (Vec<(f32, f32)>, usize) {
+    fn score(&self, model: &Decoder<B>, shared: usize, metric: Metric) -> Vec<(f32, f32)> {
         let context = model.context(self.batch.positions.clone());
         let known = shared.min(self.prefix.len().saturating_sub(1));
         let mut x = self.prefix.get(known).cloned().unwrap_or_else(|| model.embed(self.batch.ids.clone()));
         for layer in &model.layers[known..] {
             x = pass(layer, x, &context);
         }
-        (self.scores(model, x, metric), model.layers.len() - known)
+        self.scores(model, x, metric)
     }
 
-    fn rebase(&mut self, model: &Decoder<B>, shared: usize) -> usize {
+    fn rebase(&mut self, model: &Decoder<B>, shared: usize) {
         let context = model.context(self.batch.positions.clone());
         self.prefix.truncate(shared + 1);
         if self.prefix.is_empty() {
@@ -118,7 +111,6 @@ impl<B: MixerBackend> Work<B> {
             let x = pass(layer, self.prefix[self.prefix.len() - 1].clone(), &context);
             self.prefix.push(x);
         }
-        last.saturating_sub(known)
     }
 
     fn scores(&self, model: &Decoder<B>, x: Tensor<B, 3>, metric: Metric) -> Vec<(f32, f32)> {

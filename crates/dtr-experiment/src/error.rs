@@ -79,6 +79,102 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+
+    /// A checkpoint cannot be read or written.
+    #[error(transparent)]
+    #[diagnostic(help("{}", checkpoint_remedy(.0)))]
+    Checkpoint(#[from] dtr_models::CheckpointError),
+
+    /// A task cannot be made.
+    #[error(transparent)]
+    Task(#[from] dtr_eval::EvalError),
+
+    /// Students cannot be trained.
+    #[error(transparent)]
+    Distill(#[from] dtr_distill::DistillError),
+
+    /// A task's layouts cannot be searched.
+    #[error("the search cannot go on: {reason}")]
+    Search {
+        /// Why not.
+        reason: String,
+    },
+
+    /// The parent is itself a hybrid.
+    #[error("{} is no parent: layer {layer} of its layout {layout} is not full attention", directory.display())]
+    #[diagnostic(help("name the full-attention model that the hybrid was made of"))]
+    NotAParent {
+        /// The model's directory.
+        directory: PathBuf,
+        /// First layer that is something else.
+        layer: usize,
+        /// Its layout.
+        layout: String,
+    },
+
+    /// A unit that was just written cannot be read.
+    #[error("{} is gone, it was there when this run began", path.display())]
+    #[diagnostic(help("let no other program change the run directory, then run the same command again"))]
+    LostUnit {
+        /// The unit.
+        path: PathBuf,
+    },
+
+    /// The device is not part of this build.
+    #[error("device \"{device}\" is not built in; this binary has: {built}")]
+    #[diagnostic(help("run `cargo xtask run`, which builds what the experiment's device needs, or build with `--features {feature}`"))]
+    NotBuilt {
+        /// What was asked for.
+        device: String,
+        /// Its cargo feature.
+        feature: &'static str,
+        /// Features there are.
+        built: String,
+    },
+
+    /// The device is not part of this machine.
+    #[error("device \"{device}\" cannot be used: {reason}")]
+    #[diagnostic(help("choose another with --device, or make its driver available"))]
+    NoDevice {
+        /// What was asked for.
+        device: String,
+        /// What the driver says.
+        reason: String,
+    },
+
+    /// A line of a token file is not what it should be.
+    #[error("line {line} of {} {reason}", path.display())]
+    #[diagnostic(help("each line is {{\"tokens\": [1, 2, 3]}} with at least one token, each below the model's vocabulary size"))]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// There is nothing to continue.
+    #[error("the prompt has no tokens")]
+    #[diagnostic(help("give some text with --prompt"))]
+    EmptyPrompt,
+}
+
+impl From<dtr_search::SearchError<Self>> for Error {
+    fn from(error: dtr_search::SearchError<Self>) -> Self {
+        match error {
+            dtr_search::SearchError::Objective(error) => error,
+            other => Self::Search { reason: other.to_string() },
+        }
+    }
+}
+
+/// What to do about a checkpoint, where its message does not say it.
+fn checkpoint_remedy(error: &dtr_models::CheckpointError) -> &'static str {
+    match error {
+        dtr_models::CheckpointError::Io { source, .. } => remedy(source),
+        _ => "run again once the files are right: finished work is kept",
+    }
 }
 
 /// What is wrong with an experiment, and where.

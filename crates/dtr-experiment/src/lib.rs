@@ -1,1 +1,22 @@
-//! One experiment, from TOML to report.
+//! One experiment, from TOML to report: schema, run directory, events, stages, terminal, report.
+
+pub mod error;
+
+pub mod schema;
+
+pub mod atomic;
+pub mod events;
+pub mod log;
+pub mod run_dir;
+
+pub mod stages;
+
+pub mod report;
+
+pub mod charts;
+pub mod html;
+pub mod terminal;
+
+pub use error::Error;
+pub use schema::Experiment;
+pub use stages::{Options, run};

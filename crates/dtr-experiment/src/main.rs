@@ -1,2 +1,129 @@
-//! The command dtr.
-fn main() {}
+//! The command `dtr`: arguments, the choice of backend, and what is printed.
+
+mod backend;
+mod commands;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use dtr_experiment::schema::Device;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Turns a pretrained full-attention Transformer and a task into a task-specific hybrid of full and linear attention.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Do what is still to be done of an experiment: distil, search, test, measure, export, report.
+    Run {
+        #[command(flatten)]
+        experiment: ExperimentArgs,
+        /// Directory that holds run directories.
+        #[arg(long, default_value = "runs")]
+        runs: PathBuf,
+        /// No progress on the terminal.
+        #[arg(long)]
+        quiet: bool,
+    },
+    /// Check an experiment and everything it names, print the plan, run nothing.
+    Check {
+        #[command(flatten)]
+        experiment: ExperimentArgs,
+    },
+    /// Write the report of a run anew, also of one that goes on or broke off, and print its tables.
+    Report {
+        /// The run directory.
+        directory: PathBuf,
+    },
+    /// Continue a prompt.
+    Generate {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// The text to continue.
+        #[arg(long)]
+        prompt: String,
+        /// Tokens to add.
+        #[arg(long, default_value_t = 64)]
+        max_new_tokens: usize,
+        /// 0 takes the likeliest token.
+        #[arg(long, default_value_t = 0.0)]
+        temperature: f32,
+        /// Seed of the draws where the temperature is above 0.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// One JSON object in place of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Log-probability of every token but the first, as JSON lines.
+    Score {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// A file of lines `{"tokens": [..]}`.
+        #[arg(long)]
+        tokens: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct ExperimentArgs {
+    /// The experiment, a TOML file.
+    file: PathBuf,
+    /// Device in place of the file's.
+    #[arg(long)]
+    device: Option<String>,
+    /// Replace a value of the file, such as `seed=1` or `search.floor=0.9`.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    overrides: Vec<(String, String)>,
+}
+
+#[derive(Args)]
+struct ModelArgs {
+    /// Directory of a model, a parent or a hybrid.
+    #[arg(long)]
+    model: PathBuf,
+    /// Device to compute on; by default the first one built in.
+    #[arg(long)]
+    device: Option<Device>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as seed=1")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl ExperimentArgs {
+    /// The overrides, the device among them.
+    fn overrides(&self) -> Vec<(String, String)> {
+        let device = self.device.iter().map(|device| ("device".to_owned(), device.clone()));
+        self.overrides.iter().cloned().chain(device).collect()
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run { experiment, runs, quiet } => commands::run(&experiment.file, &experiment.overrides(), runs, quiet),
+        Command::Check { experiment } => commands::check(&experiment.file, &experiment.overrides()),
+        Command::Report { directory } => commands::report(&directory),
+        Command::Generate { model, prompt, max_new_tokens, temperature, seed, json } => {
+            let sampling = dtr_models::generate::Sampling { temperature, seed };
+            commands::generate(&model.model, model.device, &prompt, max_new_tokens, sampling, json)
+        }
+        Command::Score { model, tokens } => commands::score(&model.model, model.device, &tokens),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{:?}", miette::Report::new(error));
+            ExitCode::FAILURE
+        }
+    }
+}

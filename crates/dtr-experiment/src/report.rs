@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::events::{Event, Model};
+
 /// Everything a run found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -139,4 +141,62 @@ pub struct Efficiency {
     pub decode_tokens_per_second: f64,
     /// Bytes of keys, values and states held for one sequence.
     pub cache_bytes: usize,
+}
+
+impl Report {
+    /// What is known after these events, of a run that is done, goes on, or broke off. Where a thing was said twice, the later counts.
+    pub fn from_events(events: &[Event]) -> Self {
+        let mut report = Self::default();
+        for event in events {
+            report.add(event);
+        }
+        report
+    }
+
+    fn add(&mut self, event: &Event) {
+        match event.clone() {
+            Event::Started { experiment, device, seed } => (self.experiment, self.device, self.seed) = (experiment, device, seed),
+            Event::Parent { model_type, layers, parameters } => self.parent = Parent { model_type, layers, parameters },
+            Event::Student { layer, operator, normalised_mse } => {
+                let students = &mut self.distillation.students;
+                students.retain(|student| (student.layer, &student.operator) != (layer, &operator));
+                students.push(Student { layer, operator, normalised_mse });
+            }
+            Event::Distilled { tokens, tokens_per_second } => (self.distillation.tokens, self.distillation.tokens_per_second) = (tokens, tokens_per_second),
+            Event::Searched { task, metric, strategy, floor, evaluations, full_evaluation_equivalents, seconds } => {
+                let task = self.task(task);
+                task.metric = metric;
+                task.search = Search { strategy, floor, evaluations, full_evaluation_equivalents, seconds };
+            }
+            Event::Tested { task, model, layout, validation, test } => {
+                let hybrid = Hybrid { replaced: replaced(&layout), layout, validation, test };
+                let task = self.task(task);
+                match model {
+                    Model::Parent => task.parent = Scores { validation, test },
+                    Model::MBest => task.m_best = hybrid,
+                    Model::MOpt => task.m_opt = hybrid,
+                }
+            }
+            Event::Baseline { task, name, layout, validation, test } => {
+                let baselines = &mut self.task(task).baselines;
+                baselines.retain(|baseline| baseline.name != name);
+                baselines.push(Baseline { name, hybrid: Hybrid { replaced: replaced(&layout), layout, validation, test } });
+            }
+            Event::Efficiency { task, model, context, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes } => {
+                self.efficiency.retain(|row| (row.context, row.model, &row.task) != (context, model, &task));
+                self.efficiency.push(Efficiency { context, model, task, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes });
+            }
+            Event::Finished { seconds } => (self.complete, self.seconds) = (true, seconds),
+            Event::Distilling { .. } | Event::Evaluated { .. } | Event::Decided { .. } | Event::Exported { .. } => {}
+        }
+    }
+
+    fn task(&mut self, name: String) -> &mut Task {
+        self.tasks.entry(name).or_default()
+    }
+}
+
+/// Layers of a layout that are not the parent's.
+fn replaced(layout: &str) -> usize {
+    layout.chars().filter(|&letter| letter != 'S').count()
 }

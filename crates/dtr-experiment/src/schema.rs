@@ -71,6 +71,15 @@ impl TaskKind {
             Self::RustText(_) => "rust-text",
         }
     }
+
+    /// Hash of what the examples are.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Phonebook(kind) => key(&(self.name(), kind)),
+            Self::SnippetOrigin(kind) => key(&(self.name(), kind)),
+            Self::RustText(kind) => key(&(self.name(), kind)),
+        }
+    }
 }
 
 impl Experiment {

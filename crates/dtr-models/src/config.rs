@@ -137,6 +137,15 @@ impl DecoderConfig {
         })
     }
 
+    /// Tokens that end a text, if the configuration names any.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
+        match &self.source["eos_token_id"] {
+            Value::Array(tokens) => tokens.iter().filter_map(token).collect(),
+            value => token(value).into_iter().collect(),
+        }
+    }
+
     /// Number of blocks.
     pub fn layers(&self) -> usize {
         self.mixers.len()

@@ -1,0 +1,173 @@
+//! What each command does. Results go to standard output, everything else to standard error.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use burn::prelude::*;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::backend::AutodiffBackend;
+use dtr_attention::TrainBackend;
+use dtr_experiment::report::Report;
+use dtr_experiment::schema::{Device, Experiment};
+use dtr_experiment::{Error, Options, log, stages, terminal};
+use dtr_models::generate::{Sampling, generate as extend};
+use dtr_models::{Tokenizer, checkpoint};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::backend::{Work, default_device, dispatch};
+
+/// `dtr run`.
+pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bool) -> Result<(), Error> {
+    struct RunWork<'a>(&'a Experiment, &'a Options);
+    impl Work for RunWork<'_> {
+        type Output = Result<(PathBuf, Report), Error>;
+
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            stages::run::<B>(self.0, self.1, &device)
+        }
+    }
+
+    let experiment = Experiment::load(file, overrides)?;
+    let set: String = overrides.iter().map(|(key, value)| format!(" --set {key}={value}")).collect();
+    let options = Options { runs, quiet, command: format!("cargo xtask run {}{set}", file.display()) };
+    let (directory, report) = dispatch(experiment.device(), RunWork(&experiment, &options))??;
+    println!("{}", terminal::summary(&report));
+    println!("report: {}", directory.join("report.html").display());
+    Ok(())
+}
+
+/// `dtr check`.
+pub fn check(file: &Path, overrides: &[(String, String)]) -> Result<(), Error> {
+    struct CheckWork<'a>(&'a Experiment);
+    impl Work for CheckWork<'_> {
+        type Output = Result<stages::Plan, Error>;
+
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            stages::plan::<B::InnerBackend>(self.0, &device)
+        }
+    }
+
+    let experiment = Experiment::load(file, overrides)?;
+    let plan = dispatch(experiment.device(), CheckWork(&experiment))??;
+    println!("experiment   {} on {}, seed {}", experiment.name(), experiment.device(), experiment.seed());
+    println!("parent       {}, {} parameters", plan.parent, plan.parameters);
+    println!("distillation {} students, {} tokens", plan.students, plan.tokens);
+    for name in &experiment.search().tasks {
+        let task = &experiment.tasks()[name];
+        println!("search       {name}: at most {} layouts on {} examples, tested on {}", plan.evaluations, task.validation, task.test);
+    }
+    println!("memory       about {:.1} GB", plan.memory_bytes as f64 / 1e9);
+    Ok(())
+}
+
+/// `dtr report`.
+pub fn report(directory: &Path) -> Result<(), Error> {
+    let events = log::read(&directory.join("events.jsonl"))?;
+    let report = Report::from_events(&events);
+    let command = format!("cargo xtask run {}", directory.join("experiment.toml").display());
+    let page = directory.join("report.html");
+    stages::write_report(&report, &events, &command, &directory.join("report.json"), &page)?;
+    println!("{}", terminal::summary(&report));
+    println!("report: {}", page.display());
+    Ok(())
+}
+
+/// `dtr generate`.
+pub fn generate(model: &Path, device: Option<Device>, prompt: &str, count: usize, sampling: Sampling, json: bool) -> Result<(), Error> {
+    struct GenerateWork<'a> {
+        model: &'a Path,
+        prompt: &'a str,
+        count: usize,
+        sampling: Sampling,
+        json: bool,
+    }
+    impl Work for GenerateWork<'_> {
+        type Output = Result<(), Error>;
+
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            let (config, model) = checkpoint::load::<B::InnerBackend>(self.model, &device)?;
+            let tokenizer = Tokenizer::load(self.model, config.vocabulary)?;
+            let prompt = tokenizer.encode(self.prompt)?;
+            if prompt.is_empty() {
+                return Err(Error::EmptyPrompt);
+            }
+            let mut shown = String::new();
+            let mut tokens = Vec::new();
+            let mut failed = Ok(());
+            let rows = extend(&model, &[prompt], self.count, self.sampling, &config.end_tokens(), &device, |step| {
+                tokens.extend(step[0]);
+                // Decoding all of it each time keeps characters whole that take several tokens.
+                match tokenizer.decode(&tokens) {
+                    Ok(text) if !self.json && !text.ends_with('\u{FFFD}') => {
+                        print!("{}", text.strip_prefix(&shown).unwrap_or(""));
+                        let _ = std::io::stdout().flush();
+                        shown = text;
+                    }
+                    Ok(_) => {}
+                    Err(error) => failed = Err(error),
+                }
+            });
+            failed?;
+            let tokens = &rows[0];
+            if self.json {
+                println!("{}", json!({ "text": tokenizer.decode(tokens)?, "tokens": tokens }));
+            } else {
+                println!();
+            }
+            Ok(())
+        }
+    }
+
+    dispatch(device.map_or_else(default_device, Ok)?, GenerateWork { model, prompt, count, sampling, json })?
+}
+
+/// A line of a token file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    tokens: Vec<u32>,
+}
+
+/// `dtr score`.
+pub fn score(model: &Path, device: Option<Device>, tokens: &Path) -> Result<(), Error> {
+    struct ScoreWork<'a>(&'a Path, &'a Path);
+    impl Work for ScoreWork<'_> {
+        type Output = Result<(), Error>;
+
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            let (config, model) = checkpoint::load::<B::InnerBackend>(self.0, &device)?;
+            let path = self.1;
+            let read = |source| Error::Io { action: "read", path: path.into(), source };
+            let file = BufReader::new(std::fs::File::open(path).map_err(read)?);
+            for (index, line) in file.lines().enumerate() {
+                let wrong = |reason: String| Error::TokenFile { path: path.into(), line: index + 1, reason };
+                let Line { tokens } = serde_json::from_str(&line.map_err(read)?).map_err(|error| wrong(format!("is no token line: {error}")))?;
+                if tokens.is_empty() {
+                    return Err(wrong("has no tokens".into()));
+                }
+                if let Some(token) = tokens.iter().find(|&&token| token as usize >= config.vocabulary) {
+                    return Err(wrong(format!("has token {token}, the vocabulary ends at {}", config.vocabulary - 1)));
+                }
+                println!("{}", json!({ "logprobs": logprobs::<B>(&model, &tokens, &device) }));
+            }
+            Ok(())
+        }
+    }
+
+    dispatch(device.map_or_else(default_device, Ok)?, ScoreWork(model, tokens))?
+}
+
+/// `log p(token t | before t)` for `t >= 1`.
+fn logprobs<B: TrainBackend>(model: &dtr_models::Decoder<B::InnerBackend>, tokens: &[u32], device: &B::Device) -> Vec<f32> {
+    type Inner<B> = <B as AutodiffBackend>::InnerBackend;
+    let count = tokens.len() - 1;
+    if count == 0 {
+        return Vec::new();
+    }
+    let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+    let read = Tensor::<Inner<B>, 2, Int>::from_data(TensorData::new(ids[..count].to_vec(), [1, count]), device);
+    let targets = Tensor::<Inner<B>, 3, Int>::from_data(TensorData::new(ids[1..].to_vec(), [1, count, 1]), device);
+    let chosen = log_softmax(model.logits(read), 2).gather(2, targets);
+    chosen.into_data().convert::<f32>().iter::<f32>().collect()
+}

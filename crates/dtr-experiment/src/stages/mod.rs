@@ -1,0 +1,119 @@
+//! The stages of an experiment in their order; each skips what an earlier start of the same run has finished.
+
+mod distill;
+mod efficiency;
+mod export;
+mod prepare;
+mod search;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use dtr_attention::TrainBackend;
+use dtr_models::MixerConfig;
+use dtr_search::Layout;
+
+use crate::error::Error;
+use crate::events::{Event, Model};
+use crate::log::EventLog;
+use crate::report::Report;
+use crate::run_dir::RunDir;
+use crate::schema::Experiment;
+use crate::terminal::Progress;
+use crate::{atomic, html};
+
+pub use prepare::{Plan, plan};
+
+/// How a run is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory that holds run directories.
+    pub runs: PathBuf,
+    /// No progress on the terminal.
+    pub quiet: bool,
+    /// The command that reproduces the run, for the report.
+    pub command: String,
+}
+
+/// A run at work: its directory, its log, and its voice.
+struct Run<'a> {
+    experiment: &'a Experiment,
+    operators: Vec<MixerConfig>,
+    directory: RunDir,
+    log: EventLog,
+    progress: Progress,
+    command: &'a str,
+}
+
+/// The layouts a task's search ended with.
+struct Found {
+    task: String,
+    m_best: Layout,
+    m_opt: Layout,
+}
+
+impl Found {
+    /// The models a task is reported with.
+    fn models(&self) -> [(Model, Layout); 3] {
+        [(Model::Parent, Layout::parent(self.m_opt.layers())), (Model::MBest, self.m_best.clone()), (Model::MOpt, self.m_opt.clone())]
+    }
+}
+
+/// Does what is still to be done of `experiment` and returns the run directory and the report.
+///
+/// # Errors
+/// The first thing that goes wrong; what was finished until then is kept and found again.
+pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<(PathBuf, Report), Error> {
+    let began = Instant::now();
+    let parent = prepare::parent::<B::InnerBackend>(experiment, device)?;
+    let tasks = prepare::tasks(experiment, &parent.tokenizer)?;
+    let directory = RunDir::open(&options.runs, experiment)?;
+    let (log, _) = EventLog::open(directory.events())?;
+    let operators = prepare::operators(experiment);
+    let mut run = Run { experiment, operators, directory, log, progress: Progress::new(options.quiet), command: &options.command };
+    run.log.emit(Event::Started { experiment: experiment.name().into(), device: experiment.device().to_string(), seed: experiment.seed() })?;
+    run.log.emit(Event::Parent {
+        model_type: parent.config.model_type.clone(),
+        layers: parent.config.layers(),
+        parameters: parent.parameters(),
+    })?;
+
+    let bank = run.distill::<B>(&parent, &tasks, device)?;
+    run.write_report()?;
+    let mut found = Vec::new();
+    for name in &experiment.search().tasks {
+        found.push(run.search(&parent, &bank, name, tasks[name].as_ref(), device)?);
+        run.write_report()?;
+    }
+    run.measure(&parent, &bank, &found, device)?;
+    run.export(&parent, &bank, &found)?;
+    if !run.log.events().iter().any(|event| matches!(event, Event::Finished { .. })) {
+        run.log.emit(Event::Finished { seconds: began.elapsed().as_secs_f64() })?;
+    }
+    let report = run.write_report()?;
+    Ok((run.directory.path().to_path_buf(), report))
+}
+
+impl Run<'_> {
+    /// Writes `report.json` and `report.html` as far as things are known.
+    fn write_report(&self) -> Result<Report, Error> {
+        let events = self.log.events();
+        let report = Report::from_events(events);
+        write_report(&report, events, self.command, &self.directory.report_json(), &self.directory.report_html())?;
+        Ok(report)
+    }
+}
+
+/// Writes both forms of a report.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write_report(report: &Report, events: &[Event], command: &str, json: &Path, page: &Path) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(report).map_err(|source| Error::Unstorable { path: json.into(), source })?;
+    atomic::write(json, text.as_bytes())?;
+    atomic::write(page, html::render(report, events, command).as_bytes())
+}
+
+/// Tasks by name.
+type Tasks = BTreeMap<String, Box<dyn dtr_eval::Task>>;

@@ -1,0 +1,171 @@
+//! Everything that can be refused before any work: the parent, its tokenizer, the tasks; and the plan of a run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::prelude::*;
+use dtr_attention::MixerBackend;
+use dtr_eval::corpus::Sources;
+use dtr_eval::task::{Phonebook, RustText, SnippetOrigin};
+use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, Tokenizer, checkpoint};
+use dtr_search::{Layout, Operator};
+use sha2::{Digest, Sha256};
+
+use super::Tasks;
+use crate::error::Error;
+use crate::schema::{self, Experiment, TaskKind};
+
+/// The model a run begins with.
+pub(super) struct Parent<B: Backend> {
+    pub config: DecoderConfig,
+    pub model: Decoder<B>,
+    pub tokenizer: Tokenizer,
+    pub directory: PathBuf,
+    /// Stands for its weights in the keys of units.
+    pub identity: String,
+}
+
+impl<B: Backend> Parent<B> {
+    pub fn parameters(&self) -> usize {
+        self.model.num_params()
+    }
+
+    /// The parent with other mixers, and the configuration that says so. No weights are copied.
+    pub fn hybrid(&self, layout: &Layout, bank: &Bank<B>) -> (DecoderConfig, Decoder<B>) {
+        let (mut config, mut model) = (self.config.clone(), self.model.clone());
+        for (layer, &operator) in layout.operators().iter().enumerate() {
+            if let Some((mixer_config, mixer)) = bank.mixers.get(&(layer, operator)) {
+                config.mixers[layer] = mixer_config.clone();
+                model.layers[layer].mixer = mixer.clone();
+            }
+        }
+        (config, model)
+    }
+}
+
+/// All students, with what they are and how well each imitates its layer.
+pub(super) struct Bank<B: Backend> {
+    pub mixers: BTreeMap<(usize, Operator), (MixerConfig, Mixer<B>)>,
+    pub losses: BTreeMap<(usize, Operator), f64>,
+    /// Stands for the students in the keys of units.
+    pub identity: String,
+}
+
+/// What a run will do, without doing it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// `model_type` and layout of the parent.
+    pub parent: String,
+    /// Number of weights.
+    pub parameters: usize,
+    /// Students to train.
+    pub students: usize,
+    /// Tokens of distillation, whole steps.
+    pub tokens: usize,
+    /// Layouts scored by one task's search, at most.
+    pub evaluations: usize,
+    /// Bytes of memory for weights, students with their optimiser, and hidden states, roughly.
+    pub memory_bytes: usize,
+}
+
+/// Checks everything a run checks before its first step, and says what it would do.
+///
+/// # Errors
+/// As the run would.
+pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Result<Plan, Error> {
+    let parent = parent::<B>(experiment, device)?;
+    let tasks = tasks(experiment, &parent.tokenizer)?;
+    let layers = parent.config.layers();
+    let students = layers * experiment.operators().len();
+    let student = |operator: &MixerConfig| operator.init::<B>(&parent.config.attention, device).num_params();
+    let weights: usize = operators(experiment).iter().map(|operator| layers * student(operator)).sum();
+    let hidden = |name: &String| {
+        let task = &experiment.tasks()[name];
+        let mut random = dtr_eval::random::stream("plan");
+        let length = tasks[name].example(dtr_eval::Split::Validation, &mut random).tokens.len();
+        (task.validation.max(task.test) * length * parent.config.attention.hidden * layers * 4).min(super::search::CACHE_BYTES)
+    };
+    Ok(Plan {
+        parent: format!("{}, {} layers", parent.config.model_type, layers),
+        parameters: parent.parameters(),
+        students,
+        tokens: super::distill::steps(experiment) * experiment.distill().rows * experiment.distill().length,
+        evaluations: 1 + experiment.operators().len() * layers * (layers + 1) / 2,
+        // A student in training: weight, gradient and two moments.
+        memory_bytes: 4 * (parent.parameters() + 4 * weights) + experiment.search().tasks.iter().map(hidden).max().unwrap_or(0),
+    })
+}
+
+pub(super) fn parent<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Result<Parent<B>, Error> {
+    let directory = experiment.parent().to_path_buf();
+    let (config, model) = checkpoint::load::<B>(&directory, device)?;
+    if let Some(layer) = config.mixers.iter().position(|mixer| !matches!(mixer, MixerConfig::Softmax { .. })) {
+        return Err(Error::NotAParent { directory, layer, layout: config.layout() });
+    }
+    let tokenizer = Tokenizer::load(&directory, config.vocabulary)?;
+    let identity = identity(&directory)?;
+    Ok(Parent { config, model, tokenizer, directory, identity })
+}
+
+/// Hash of the configuration and of each weight file's size and beginning: header and first weights, so that large
+/// checkpoints need not be read twice.
+fn identity(directory: &Path) -> Result<String, Error> {
+    use std::io::Read;
+    const BEGINNING: u64 = 8 << 20;
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action: "read", path, source }
+    };
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(directory).map_err(failed(directory))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors") || path.ends_with("config.json"));
+    paths.sort();
+    let mut hash = Sha256::new();
+    for path in paths {
+        let file = std::fs::File::open(&path).map_err(failed(&path))?;
+        hash.update(file.metadata().map_err(failed(&path))?.len().to_le_bytes());
+        let mut bytes = Vec::new();
+        file.take(BEGINNING).read_to_end(&mut bytes).map_err(failed(&path))?;
+        hash.update(bytes);
+    }
+    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+pub(super) fn tasks(experiment: &Experiment, tokenizer: &Tokenizer) -> Result<Tasks, Error> {
+    let mut sources = None;
+    let mut tasks = Tasks::new();
+    for (name, task) in experiment.tasks() {
+        let mut sources = || -> Result<Sources, Error> {
+            if sources.is_none() {
+                sources = Some(Sources::locate(&workspace_manifest())?);
+            }
+            Ok(sources.clone().expect("just located"))
+        };
+        let made: Box<dyn dtr_eval::Task> = match &task.kind {
+            TaskKind::Phonebook(book) => Box::new(Phonebook::new(tokenizer, book.entries, &book.start, &book.question)?),
+            TaskKind::SnippetOrigin(snippet) => Box::new(SnippetOrigin::new(tokenizer, &sources()?, snippet.tokens, &snippet.question, &snippet.labels)?),
+            TaskKind::RustText(text) => Box::new(RustText::new(tokenizer, &sources()?, text.tokens, &text.separator, &text.crates)?),
+        };
+        tasks.insert(name.clone(), made);
+    }
+    Ok(tasks)
+}
+
+/// The workspace this binary was built in: its locked dependencies lie wherever it was built.
+fn workspace_manifest() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml")).into()
+}
+
+pub(super) fn operators(experiment: &Experiment) -> Vec<MixerConfig> {
+    let convert = |operator: &schema::Operator| match *operator {
+        schema::Operator::GatedDelta { convolution } => MixerConfig::GatedDelta { convolution },
+        schema::Operator::SlidingWindow { window, sinks } => MixerConfig::SlidingWindow { window, sinks },
+        schema::Operator::Hedgehog {} => MixerConfig::Hedgehog {},
+    };
+    experiment.operators().iter().map(convert).collect()
+}
+
+/// The operator's letter as the search knows it.
+pub(super) fn letter(mixer: &MixerConfig) -> Operator {
+    Operator::new(mixer.letter()).expect("mixers have letters")
+}

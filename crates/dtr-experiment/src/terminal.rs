@@ -1,0 +1,174 @@
+//! What a person sees in the terminal: progress while it runs, tables when it is done. All of it from events and report.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Cell, CellAlignment, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::events::Model;
+use crate::report::{Hybrid, Report, Task};
+
+/// Between two lines of progress where there is no terminal.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Shows stages on standard error: bars on a terminal, plain lines elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    quiet: bool,
+}
+
+/// One stage on the way.
+#[derive(Debug)]
+pub struct Stage {
+    bar: ProgressBar,
+    name: String,
+    unit: &'static str,
+    began: Instant,
+    /// Whether lines are written in place of a bar.
+    plain: bool,
+    said: std::cell::Cell<Instant>,
+}
+
+impl Progress {
+    /// Progress, or silence.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    /// Begins a stage of `total` units.
+    pub fn stage(&self, name: &str, total: u64, unit: &'static str) -> Stage {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = if self.quiet || !terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
+        bar.set_length(total);
+        let style = "{prefix:>24} {bar:28.cyan/blue} {human_pos}/{human_len} {per_sec:>12} {eta:>4} left  {msg}";
+        bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
+        bar.set_prefix(name.to_owned());
+        let plain = !self.quiet && !terminal;
+        if plain {
+            eprintln!("{name}: {total} {unit}");
+        }
+        let now = Instant::now();
+        Stage { bar, name: name.into(), unit, began: now, plain, said: std::cell::Cell::new(now) }
+    }
+}
+
+impl Stage {
+    /// That many units are done.
+    pub fn set(&self, position: u64) {
+        self.bar.set_position(position);
+        self.say();
+    }
+
+    /// So many more units are done.
+    pub fn inc(&self, units: u64) {
+        self.bar.inc(units);
+        self.say();
+    }
+
+    /// The latest news.
+    pub fn message(&self, news: &str) {
+        self.bar.set_message(news.to_owned());
+        if self.plain {
+            eprintln!("{}: {news}", self.name);
+        }
+    }
+
+    /// The stage is done.
+    pub fn finish(&self) {
+        self.bar.finish();
+        if self.plain {
+            let seconds = self.began.elapsed().as_secs_f64();
+            let done = self.bar.position();
+            eprintln!("{}: {done} {} in {seconds:.1} s, {:.1} a second", self.name, self.unit, done as f64 / seconds.max(1e-9));
+        }
+    }
+
+    fn say(&self) {
+        if self.plain && self.said.get().elapsed() > PATIENCE {
+            self.said.set(Instant::now());
+            let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
+            let seconds = self.began.elapsed().as_secs_f64();
+            let left = seconds / done.max(1) as f64 * total.saturating_sub(done) as f64;
+            eprintln!("{}: {done} of {total} {}, about {left:.0} s left", self.name, self.unit);
+        }
+    }
+}
+
+/// The results of a run as tables.
+pub fn summary(report: &Report) -> String {
+    let mut text = String::new();
+    for (name, task) in &report.tasks {
+        text.push_str(&format!("\n{name} ({}), floor {:.0} % of the parent\n{}\n", task.metric, 100.0 * task.search.floor, task_table(task)));
+        text.push_str(&verdict(name, task));
+    }
+    if !report.efficiency.is_empty() {
+        text.push_str(&format!("\nSpeed and memory, one sequence\n{}\n", efficiency_table(report)));
+    }
+    text
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header.iter().copied());
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn percent(score: f64) -> Cell {
+    Cell::new(format!("{:.1} %", 100.0 * score))
+}
+
+fn task_table(task: &Task) -> Table {
+    let mut table = table(&["model", "layout", "replaced", "validation", "test", "of parent"]);
+    let mut row = |name: &str, hybrid: &Hybrid| {
+        let share = hybrid.test / task.parent.test;
+        table.add_row([Cell::new(name), Cell::new(&hybrid.layout), Cell::new(hybrid.replaced), percent(hybrid.validation), percent(hybrid.test), percent(share)]);
+    };
+    let layers = task.m_opt.layout.len();
+    row("parent", &Hybrid { layout: "S".repeat(layers), replaced: 0, validation: task.parent.validation, test: task.parent.test });
+    row("m_best", &task.m_best);
+    row("m_opt", &task.m_opt);
+    for baseline in &task.baselines {
+        row(&baseline.name, &baseline.hybrid);
+    }
+    table
+}
+
+/// Whether the floor held on the test split, and by how much it did not.
+fn verdict(name: &str, task: &Task) -> String {
+    let (share, floor) = (task.m_opt.test / task.parent.test, task.search.floor);
+    if share >= floor {
+        format!("{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % holds.\n", 100.0 * share, 100.0 * floor)
+    } else {
+        let short = 100.0 * (floor - share);
+        format!(
+            "{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % is BROKEN there, by {short:.1} points.\n",
+            100.0 * share,
+            100.0 * floor
+        )
+    }
+}
+
+fn efficiency_table(report: &Report) -> Table {
+    let mut table = table(&["task", "model", "context", "prefill tok/s", "decode tok/s", "cache"]);
+    for row in &report.efficiency {
+        let model = match row.model {
+            Model::Parent => "parent",
+            Model::MBest => "m_best",
+            Model::MOpt => "m_opt",
+        };
+        table.add_row([
+            Cell::new(&row.task),
+            Cell::new(model),
+            Cell::new(row.context),
+            Cell::new(format!("{:.0}", row.prefill_tokens_per_second)),
+            Cell::new(format!("{:.1}", row.decode_tokens_per_second)),
+            Cell::new(format!("{:.0} KiB", row.cache_bytes as f64 / 1024.0)),
+        ]);
+    }
+    table
+}

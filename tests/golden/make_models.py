@@ -1,0 +1,104 @@
+"""Writes models/<case>/: tiny random checkpoints in Hugging Face form, and the logits transformers computes from them.
+
+    pip install -r requirements.txt
+    python make_models.py                    # rewrites models/ beside this file
+
+Every number is drawn from a generator seeded with the case's name. The logits are those of the model loaded again
+from the written directory: eager attention, f32 (also where the file holds bf16 or several shards).
+
+expected.safetensors:
+    ids                        int64 [2, 40]       no padding
+    logits                     f32   [2, 40, V]
+    padded_{left,right}_ids    int64 [2, 40]       row 0 as above; row 1: its first 27 tokens and 13 times the token 0
+    padded_{left,right}_mask   int64 [2, 40]       1 token, 0 padding
+    padded_{left,right}_logits f32   [2, 40, V]    zero where the mask is 0
+"""
+import json, pathlib, shutil, zlib
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+OUT = pathlib.Path(__file__).parent / "models"
+VOCABULARY, TIME, PAD = 61, 40, 13
+SMALL = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=128, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None)
+
+
+def rope(kind="default", theta=10000.0, **more):
+    return dict(rope_parameters=dict(rope_type=kind, rope_theta=theta, **more))
+
+
+LLAMA3 = rope("llama3", 500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+CASES = {
+    "llama_gqa": (LlamaConfig, rope()),
+    "llama_rope_llama3": (LlamaConfig, dict(num_attention_heads=2, num_key_value_heads=1) | LLAMA3),
+    "llama_rope_linear": (LlamaConfig, rope("linear", 1000.0, factor=4.0)),
+    "llama_rope_yarn": (LlamaConfig, dict(num_attention_heads=2, num_key_value_heads=1) | rope("yarn", 1000.0, factor=4.0, original_max_position_embeddings=16)),
+    "llama_head_dim_10": (LlamaConfig, dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, head_dim=10)),
+    "llama_biases": (LlamaConfig, dict(attention_bias=True, mlp_bias=True, rms_norm_eps=0.05)),
+    "llama_tied": (LlamaConfig, dict(tie_word_embeddings=True)),
+    "llama_shards": (LlamaConfig, dict(num_hidden_layers=3)),
+    "llama_bf16": (LlamaConfig, dict()),
+    "mistral_window": (MistralConfig, dict(sliding_window=8, head_dim=8)),
+    "mistral_full": (MistralConfig, dict(sliding_window=None, head_dim=12)),
+    "qwen2_tied": (Qwen2Config, dict(tie_word_embeddings=True)),
+    "qwen2_head_dim_14": (Qwen2Config, dict(hidden_size=42, num_attention_heads=3, num_key_value_heads=1)),
+    "qwen2_window_above": (Qwen2Config, dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=8, max_window_layers=1)),
+    "qwen3_gqa_3": (Qwen3Config, dict(num_attention_heads=3, num_key_value_heads=1, head_dim=16) | rope(theta=1000000.0)),
+    "qwen3_mha": (Qwen3Config, dict(num_key_value_heads=4, head_dim=8, rms_norm_eps=0.05)),
+    "qwen3_biases": (Qwen3Config, dict(num_attention_heads=2, num_key_value_heads=1, head_dim=10, attention_bias=True)),
+}
+
+
+@torch.no_grad()
+def randomise(model, generator):
+    for name, weight in model.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        weight.copy_(1 + 0.3 * noise if name.endswith("norm.weight") else 0.3 * noise)
+
+
+def older_config(path):
+    """Moves the rotary settings to where transformers wrote them before version 5."""
+    config = json.loads(path.read_text())
+    settings = config.pop("rope_parameters")
+    config["rope_theta"] = settings.pop("rope_theta")
+    config["rope_scaling"] = settings
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+@torch.no_grad()
+def expected(model, generator):
+    ids = torch.randint(1, VOCABULARY, (2, TIME), generator=generator)
+    out = dict(ids=ids, logits=model(ids).logits)
+    for side in ("left", "right"):
+        padded, mask = ids.clone(), torch.ones_like(ids)
+        padding = slice(0, PAD) if side == "left" else slice(TIME - PAD, TIME)
+        kept = slice(PAD, TIME) if side == "left" else slice(0, TIME - PAD)
+        padded[1, kept] = ids[1, :TIME - PAD]
+        padded[1, padding] = mask[1, padding] = 0
+        logits = model(padded, attention_mask=mask).logits
+        torch.testing.assert_close(logits[0], out["logits"][0])
+        torch.testing.assert_close(logits[1, kept], out["logits"][1, :TIME - PAD], rtol=1e-4, atol=1e-4)
+        out |= {f"padded_{side}_ids": padded, f"padded_{side}_mask": mask, f"padded_{side}_logits": logits * mask[..., None]}
+    return out
+
+
+def write(name, config_class, settings):
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    directory = OUT / name
+    shutil.rmtree(directory, ignore_errors=True)
+    model = AutoModelForCausalLM.from_config(config_class(**(SMALL | settings)))
+    randomise(model, generator)
+    model.to(torch.bfloat16 if name == "llama_bf16" else torch.float32)
+    model.save_pretrained(directory, max_shard_size="40KB" if name == "llama_shards" else "1GB")
+    (directory / "generation_config.json").unlink()
+    if name == "llama_rope_linear":
+        older_config(directory / "config.json")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    tensors = expected(model, generator)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, directory / "expected.safetensors", metadata={"padding_token": "0"})
+    print(f"{name:20} logits' standard deviation {tensors['logits'].std():.2f}, files {sorted(p.name for p in directory.iterdir())}")
+
+
+for name, (config_class, settings) in CASES.items():
+    write(name, config_class, settings)
