@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 OUT = pathlib.Path(__file__).parent / "models"
-VOCABULARY, TIME, PAD = 61, 40, 13
+VOCABULARY, TIME, PAD = 39, 40, 13
 SMALL = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=128, tie_word_embeddings=False, bos_token_id=None, eos_token_id=None)
 
@@ -33,7 +33,7 @@ CASES = {
     "llama_gqa": (LlamaConfig, rope()),
     "llama_rope_llama3": (LlamaConfig, dict(num_attention_heads=2, num_key_value_heads=1) | LLAMA3),
     "llama_rope_linear": (LlamaConfig, rope("linear", 1000.0, factor=4.0)),
-    "llama_rope_yarn": (LlamaConfig, dict(num_attention_heads=2, num_key_value_heads=1) | rope("yarn", 1000.0, factor=4.0, original_max_position_embeddings=16)),
+    "llama_rope_yarn": (LlamaConfig, dict(num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64) | rope("yarn", 1000.0, factor=4.0, original_max_position_embeddings=16)),
     "llama_head_dim_10": (LlamaConfig, dict(hidden_size=48, num_attention_heads=3, num_key_value_heads=1, head_dim=10)),
     "llama_biases": (LlamaConfig, dict(attention_bias=True, mlp_bias=True, rms_norm_eps=0.05)),
     "llama_tied": (LlamaConfig, dict(tie_word_embeddings=True)),
@@ -43,7 +43,7 @@ CASES = {
     "mistral_full": (MistralConfig, dict(sliding_window=None, head_dim=12)),
     "qwen2_tied": (Qwen2Config, dict(tie_word_embeddings=True)),
     "qwen2_head_dim_14": (Qwen2Config, dict(hidden_size=42, num_attention_heads=3, num_key_value_heads=1)),
-    "qwen2_window_above": (Qwen2Config, dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=8, max_window_layers=1)),
+    "qwen2_window_above": (Qwen2Config, dict(use_sliding_window=True, sliding_window=8, max_window_layers=1)),
     "qwen3_gqa_3": (Qwen3Config, dict(num_attention_heads=3, num_key_value_heads=1, head_dim=16) | rope(theta=1000000.0)),
     "qwen3_mha": (Qwen3Config, dict(num_key_value_heads=4, head_dim=8, rms_norm_eps=0.05)),
     "qwen3_biases": (Qwen3Config, dict(num_attention_heads=2, num_key_value_heads=1, head_dim=10, attention_bias=True)),

@@ -5,32 +5,13 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::prelude::*;
-use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::ops::{FloatTensor, FloatTensorOps};
+use burn::tensor::ops::FloatTensor;
 
-use crate::backend::MixerBackend;
+use crate::backend::{FusedBackend, MixerBackend};
 use crate::position::{Positions, Span};
 
-/// Gradients of `sum(grad * f(inputs))`, by running `f` again under autodiff.
-pub(crate) fn gradients<B: Backend, const N: usize>(
-    inputs: [FloatTensor<B>; N],
-    grad: FloatTensor<B>,
-    f: impl FnOnce([FloatTensor<Autodiff<B>>; N]) -> FloatTensor<Autodiff<B>>,
-) -> [FloatTensor<B>; N] {
-    type Outer<B> = Autodiff<B>;
-    let inputs = inputs.map(|input| Outer::<B>::float_set_require_grad(Outer::<B>::from_inner(input), true));
-    let output = f(inputs.clone());
-    let loss = Outer::<B>::float_sum(Outer::<B>::float_mul(output, Outer::<B>::from_inner(grad)));
-    let grads = Outer::<B>::backward(loss);
-    inputs.map(|input| {
-        let zeros = || B::float_mul_scalar(Outer::<B>::inner(input.clone()), 0.0.into());
-        Outer::<B>::grad(&input, &grads).unwrap_or_else(zeros)
-    })
-}
-
 /// An operation with `N` inputs and what else it needs, as forward and backward on the inner backend.
-trait Operation<B: MixerBackend, const N: usize>: Clone + Send + std::fmt::Debug + 'static {
+trait Operation<B: FusedBackend, const N: usize>: Clone + Send + std::fmt::Debug + 'static {
     fn forward(&self, inputs: [FloatTensor<B>; N]) -> FloatTensor<B>;
     fn backward(self, inputs: [FloatTensor<B>; N], grad: FloatTensor<B>) -> [FloatTensor<B>; N];
 }
@@ -39,7 +20,7 @@ trait Operation<B: MixerBackend, const N: usize>: Clone + Send + std::fmt::Debug
 #[derive(Debug)]
 struct Step<O>(std::marker::PhantomData<O>);
 
-impl<B: MixerBackend, O: Operation<B, N>, const N: usize> Backward<B, N> for Step<O> {
+impl<B: FusedBackend, O: Operation<B, N>, const N: usize> Backward<B, N> for Step<O> {
     type State = (O, [FloatTensor<B>; N]);
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
@@ -53,7 +34,7 @@ impl<B: MixerBackend, O: Operation<B, N>, const N: usize> Backward<B, N> for Ste
     }
 }
 
-fn differentiable<B: MixerBackend, C: CheckpointStrategy, O: Operation<B, N>, const N: usize>(
+fn differentiable<B: FusedBackend, C: CheckpointStrategy, O: Operation<B, N>, const N: usize>(
     operation: O,
     inputs: [FloatTensor<Autodiff<B, C>>; N],
 ) -> FloatTensor<Autodiff<B, C>> {
@@ -73,7 +54,7 @@ struct RmsNorm {
     eps: f64,
 }
 
-impl<B: MixerBackend> Operation<B, 2> for RmsNorm {
+impl<B: FusedBackend> Operation<B, 2> for RmsNorm {
     fn forward(&self, [x, weight]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
         B::rms_norm(x, weight, self.eps)
     }
@@ -86,7 +67,7 @@ impl<B: MixerBackend> Operation<B, 2> for RmsNorm {
 #[derive(Debug, Clone)]
 struct SwiGlu;
 
-impl<B: MixerBackend> Operation<B, 2> for SwiGlu {
+impl<B: FusedBackend> Operation<B, 2> for SwiGlu {
     fn forward(&self, [gate, up]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
         B::swiglu(gate, up)
     }
@@ -99,7 +80,7 @@ impl<B: MixerBackend> Operation<B, 2> for SwiGlu {
 #[derive(Debug, Clone)]
 struct ConvolutionSilu;
 
-impl<B: MixerBackend> Operation<B, 3> for ConvolutionSilu {
+impl<B: FusedBackend> Operation<B, 3> for ConvolutionSilu {
     fn forward(&self, [x, weight, state]: [FloatTensor<B>; 3]) -> FloatTensor<B> {
         B::convolution_silu(x, weight, state)
     }
@@ -112,7 +93,7 @@ impl<B: MixerBackend> Operation<B, 3> for ConvolutionSilu {
 #[derive(Debug, Clone)]
 struct GatedDelta;
 
-impl<B: MixerBackend> Operation<B, 6> for GatedDelta {
+impl<B: FusedBackend> Operation<B, 6> for GatedDelta {
     fn forward(&self, inputs: [FloatTensor<B>; 6]) -> FloatTensor<B> {
         B::gated_delta(inputs)
     }
@@ -129,7 +110,7 @@ struct Attention {
     scale: f64,
 }
 
-impl<B: MixerBackend> Operation<B, 3> for Attention {
+impl<B: FusedBackend> Operation<B, 3> for Attention {
     fn forward(&self, inputs: [FloatTensor<B>; 3]) -> FloatTensor<B> {
         B::causal_attention(inputs, &self.positions, self.span, self.scale)
     }
@@ -139,7 +120,7 @@ impl<B: MixerBackend> Operation<B, 3> for Attention {
     }
 }
 
-impl<B: MixerBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
+impl<B: FusedBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         differentiable::<B, C, _, 2>(RmsNorm { eps }, [x, weight])
     }

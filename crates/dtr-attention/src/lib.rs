@@ -24,9 +24,11 @@ mod chunks;
 #[cfg(feature = "cubecl")]
 mod cubecl;
 #[cfg(feature = "flex")]
-mod flex;
+mod cpu;
+#[cfg(feature = "flex")]
+mod kernel;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
-pub use backend::{MixerBackend, TrainBackend};
+pub use backend::{FusedBackend, MixerBackend, TrainBackend};
 pub use position::{Positions, Span};

@@ -1,5 +1,6 @@
 //! The training loop: one pass of the parent a step, every student learns from it on its own.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use burn::module::AutodiffModule;
@@ -116,7 +117,7 @@ pub fn train<B: TrainBackend>(
         let seen = observe(parent, &batch, device);
         let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
         let context = tracked::<B>(&seen.context);
-        pupils.par_iter_mut().for_each(|pupil| pupil.learn(&seen.inputs[pupil.layer], &seen.outputs[pupil.layer], &context, rate));
+        on_threads(&mut pupils, |pupil| pupil.learn(&seen.inputs[pupil.layer], &seen.outputs[pupil.layer], &context, rate));
         progress(Progress::Step { tokens });
         if (step + 1) % REPORT == 0 || step + 1 == settings.steps {
             report(&mut pupils, operators, tokens, progress)?;
@@ -169,6 +170,25 @@ impl<B: TrainBackend> Pupil<B> {
         let gradients = GradientsParams::from_grads(loss.backward(), &self.mixer);
         self.mixer = self.optimiser.step(rate, self.mixer.clone(), gradients);
     }
+}
+
+/// Does `work` for each item, on as many threads as there are cores.
+///
+/// The threads are not those of the kernels' pool: a backward pass holds a lock while its kernels run, and a pool thread that
+/// waits for a kernel may take up another item's backward pass and wait for that lock in turn.
+fn on_threads<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let queue = Mutex::new(items.iter_mut());
+    let next = || queue.lock().expect("no thread panics while it takes an item").next();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(item) = next() {
+                    work(item);
+                }
+            });
+        }
+    });
 }
 
 /// The context as the autodiff backend wants it; nothing in it is differentiated.

@@ -1,0 +1,23 @@
+//! Fused kernels on plain f32 slices, for CPU backends. Every loop has a fixed order: results do not depend on the number of threads.
+
+pub(crate) mod attention;
+pub(crate) mod delta;
+pub(crate) mod rows;
+pub(crate) mod simd;
+
+/// A tensor of four dimensions read through its strides; the last dimension is contiguous.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub data: &'a [f32],
+    pub strides: [usize; 3],
+    pub shape: [usize; 4],
+}
+
+impl<'a> View<'a> {
+    /// The row at `[i, j, k, ..]`.
+    #[inline(always)]
+    pub fn row(&self, i: usize, j: usize, k: usize) -> &'a [f32] {
+        let start = i * self.strides[0] + j * self.strides[1] + k * self.strides[2];
+        &self.data[start..start + self.shape[3]]
+    }
+}
