@@ -64,6 +64,23 @@ impl<B: FusedBackend> Operation<B, 2> for RmsNorm {
     }
 }
 
+/// The tables are kept beside the operation: nothing flows back into them.
+#[derive(Debug, Clone)]
+struct RotateHalf<T> {
+    cos: T,
+    sin: T,
+}
+
+impl<B: FusedBackend> Operation<B, 1> for RotateHalf<FloatTensor<B>> {
+    fn forward(&self, [x]: [FloatTensor<B>; 1]) -> FloatTensor<B> {
+        B::rotate_half(x, self.cos.clone(), self.sin.clone())
+    }
+
+    fn backward(self, _: [FloatTensor<B>; 1], grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
+        [B::rotate_half_backward(self.cos, self.sin, grad)]
+    }
+}
+
 #[derive(Debug, Clone)]
 struct SwiGlu;
 
@@ -123,6 +140,10 @@ impl<B: FusedBackend> Operation<B, 3> for Attention {
 impl<B: FusedBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         differentiable::<B, C, _, 2>(RmsNorm { eps }, [x, weight])
+    }
+
+    fn rotate_half(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 1>(RotateHalf { cos: cos.primitive, sin: sin.primitive }, [x])
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

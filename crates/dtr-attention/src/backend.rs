@@ -6,7 +6,7 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::FloatTensor;
 
 use crate::position::{Positions, Span};
-use crate::{convolution, delta, gate, norm, softmax};
+use crate::{convolution, delta, gate, norm, rotary, softmax};
 
 /// A backend with the operations of token mixing.
 ///
@@ -16,6 +16,11 @@ pub trait MixerBackend: Backend {
     /// `x / sqrt(mean(x^2) + eps) * weight` over the last dimension. `x [.., N]`, `weight [N]`.
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         norm::rms_composed::<Self>(x, weight, eps)
+    }
+
+    /// Rotary positions; see [`rotary::rotate_half`]. `x [B, H, T, D]`, `cos, sin [B or 1, 1, T, D / 2]`.
+    fn rotate_half(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        rotary::composed::<Self>(x, cos, sin)
     }
 
     /// `silu(gate) * up`, element by element, equal shapes.
@@ -45,6 +50,9 @@ pub trait MixerBackend: Backend {
 pub trait FusedBackend: MixerBackend {
     /// Gradients of [`MixerBackend::rms_norm`] with respect to `x` and `weight`.
     fn rms_norm_backward(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2];
+
+    /// Gradient of [`MixerBackend::rotate_half`] with respect to `x`: the tables are no parameters.
+    fn rotate_half_backward(cos: FloatTensor<Self>, sin: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Gradients of [`MixerBackend::swiglu`] with respect to `gate` and `up`.
     fn swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2];

@@ -8,7 +8,7 @@ use crate::backend::{FusedBackend, MixerBackend};
 use crate::kernel::rows::Convolution;
 use crate::kernel::{View, attention, delta, rows};
 use crate::position::{Positions, Span};
-use crate::{convolution, delta as composed_delta, gate, norm, softmax};
+use crate::{convolution, delta as composed_delta, gate, norm, rotary, softmax};
 
 /// A tensor whose last dimension is contiguous; copied only if it is not so already.
 fn readable(x: FlexTensor) -> FlexTensor {
@@ -36,8 +36,27 @@ fn made(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(burn::tensor::Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
+/// Any tensor as rows: four dimensions as they are, others as groups of consecutive rows.
+fn in_rows(x: FlexTensor) -> FlexTensor {
+    const GROUP: usize = 64;
+    let shape = x.shape();
+    if shape.num_dims() == 4 {
+        return readable(x);
+    }
+    let width = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / width.max(1);
+    // Groups depend on the shape alone: sums over rows always have the same order.
+    let group = (1..=GROUP.min(rows)).rev().find(|group| rows % group == 0).unwrap_or(1);
+    contiguous(x).reshape([1, rows / group, group, width].into())
+}
+
 fn all_f32<const N: usize>(inputs: [&FlexTensor; N]) -> bool {
     inputs.iter().all(|input| input.dtype() == DType::F32)
+}
+
+fn rotate(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, sign: f32) -> FlexTensor {
+    let [x, cos, sin] = [x, cos, sin].map(readable);
+    made(rows::rotate_half(view(&x), view(&cos), view(&sin), sign), x.shape())
 }
 
 fn convolution_shape(x: &FlexTensor, weight: &FlexTensor) -> Convolution {
@@ -60,8 +79,15 @@ impl MixerBackend for Flex {
         if !all_f32([&x, &weight]) {
             return norm::rms_composed::<Self>(x, weight, eps);
         }
-        let (x, weight) = (contiguous(x), contiguous(weight));
-        made(rows::rms_norm(numbers(&x), numbers(&weight), eps as f32), x.shape())
+        let (shape, x, weight) = (x.shape(), in_rows(x), contiguous(weight));
+        made(rows::rms_norm(view(&x), numbers(&weight), eps as f32), shape)
+    }
+
+    fn rotate_half(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32([&x, &cos, &sin]) {
+            return rotary::composed::<Self>(x, cos, sin);
+        }
+        rotate(x, cos, sin, 1.0)
     }
 
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -105,9 +131,13 @@ impl MixerBackend for Flex {
 /// Autodiff always works on the type of the weights; mixers are trained in f32 on this backend.
 impl FusedBackend for Flex {
     fn rms_norm_backward(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2] {
-        let [x, weight, grad] = [x, weight, grad].map(contiguous);
-        let [dx, dweight] = rows::rms_norm_backward(numbers(&x), numbers(&weight), eps as f32, numbers(&grad));
-        [made(dx, x.shape()), made(dweight, weight.shape())]
+        let (shape, x, weight, grad) = (x.shape(), in_rows(x), contiguous(weight), in_rows(grad));
+        let [dx, dweight] = rows::rms_norm_backward(view(&x), numbers(&weight), eps as f32, view(&grad));
+        [made(dx, shape), made(dweight, weight.shape())]
+    }
+
+    fn rotate_half_backward(cos: FloatTensor<Self>, sin: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        rotate(grad, cos, sin, -1.0)
     }
 
     fn swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2] {

@@ -28,6 +28,21 @@ fn main() {
     time("block", &|| { block.forward(x.clone(), &ctx, block.mixer.empty_state(b)); });
     time("after", &|| { block.after_mixer(x.clone(), x.clone()); });
     time("head", &|| { model.head(x.clone()); });
+    if let Mixer::Softmax(a) = &block.mixer {
+        let p = &a.projections;
+        let y = layers::project(&p.q_proj, x.clone());
+        time("project q", &|| { layers::project(&p.q_proj, x.clone()); });
+        time("split heads", &|| { mixer::projections::split_heads(y.clone(), 4, 32); });
+        let h = mixer::projections::split_heads(y.clone(), 4, 32);
+        time("q norm", &|| { p.q_norm.as_ref().unwrap().forward(h.clone()); });
+        let n = p.q_norm.as_ref().unwrap().forward(h.clone());
+        time("rope", &|| { dtr_attention::rotary::rotate_half(n.clone(), ctx.rotary.cos.clone(), ctx.rotary.sin.clone()); });
+        time("split", &|| { p.split(x.clone(), &ctx.rotary); });
+        let mixer::projections::Projected { q, k, v } = p.split(x.clone(), &ctx.rotary);
+        time("attend", &|| { dtr_attention::softmax::attend(q.clone(), k.clone(), v.clone(), &ctx.positions, dtr_attention::Span::FULL, 0.17); });
+        let o = dtr_attention::softmax::attend(q.clone(), k.clone(), v.clone(), &ctx.positions, dtr_attention::Span::FULL, 0.17);
+        time("merge", &|| { mixer::projections::merge_heads(o.clone()); });
+    }
     for cfg in [MixerConfig::GatedDelta { convolution: 4 }, MixerConfig::Hedgehog {}, MixerConfig::SlidingWindow { window: 32, sinks: 2 }] {
         let mixer = cfg.init::<Flex>(&config.attention, &device);
         time(cfg.name(), &|| { mixer.mix(x.clone(), &ctx); });

@@ -76,3 +76,59 @@ impl<'a> View<'a, 3> {
         self.numbers[i * self.strides[0] + j * self.strides[1] + k * self.strides[2]]
     }
 }
+
+/// Axes of a tensor in the order in which they stand in memory, the last one kept last.
+pub(super) fn memory_order(tensor: &FlexTensor) -> Vec<usize> {
+    let strides = tensor.layout().strides();
+    let mut axes: Vec<usize> = (0..strides.len()).collect();
+    // A stable sort: axes of equal stride stay as they are.
+    axes[..strides.len() - 1].sort_by_key(|&axis| std::cmp::Reverse(strides[axis]));
+    axes
+}
+
+/// The layout of a tensor of this `shape` whose axes stand in memory in the order `axes`.
+pub(super) fn ordered_layout(shape: &Shape, axes: &[usize]) -> Layout {
+    let mut inverse = vec![0; axes.len()];
+    for (place, &axis) in axes.iter().enumerate() {
+        inverse[axis] = place;
+    }
+    Layout::contiguous(axes.iter().map(|&axis| shape[axis]).collect::<Vec<_>>().into()).permute(&inverse)
+}
+
+/// All rows of a tensor of any rank, numbered in the order of given axes.
+pub(super) struct Rows<'a> {
+    numbers: &'a [f32],
+    /// Lengths and strides of the leading axes, those that run on into each other made one.
+    axes: Vec<(usize, usize)>,
+    /// Length of the last dimension.
+    pub width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of a tensor that [`readable`] returned.
+    pub fn new(tensor: &'a FlexTensor, order: &[usize]) -> Self {
+        let layout = tensor.layout();
+        let mut axes: Vec<(usize, usize)> = Vec::with_capacity(order.len());
+        for &axis in &order[..order.len() - 1] {
+            let (length, stride) = (layout.shape()[axis], layout.strides()[axis].unsigned_abs());
+            match axes.last_mut() {
+                Some(outer) if outer.1 == length * stride => *outer = (outer.0 * length, stride),
+                _ => axes.push((length, stride)),
+            }
+        }
+        Self { numbers: &tensor.storage::<f32>()[layout.start_offset()..], axes, width: layout.shape()[order.len() - 1] }
+    }
+
+    /// Row number `index`.
+    #[inline(always)]
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        let mut start = 0;
+        let mut rest = index as u32;
+        for &(length, stride) in self.axes[1.min(self.axes.len())..].iter().rev() {
+            start += (rest % length as u32) as usize * stride;
+            rest /= length as u32;
+        }
+        start += rest as usize * self.axes.first().map_or(0, |&(_, stride)| stride);
+        &self.numbers[start..start + self.width]
+    }
+}

@@ -20,4 +20,24 @@ impl<'a> View<'a> {
         let start = i * self.strides[0] + j * self.strides[1] + k * self.strides[2];
         &self.data[start..start + self.shape[3]]
     }
+
+    /// The rows `[i, j, ..]` from the first on, and how far they lie apart.
+    pub fn strip(&self, i: usize, j: usize) -> Strip<'a> {
+        Strip { data: &self.data[i * self.strides[0] + j * self.strides[1]..], stride: self.strides[2] }
+    }
+}
+
+/// Rows at equal distances.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+impl<'a> Strip<'a> {
+    /// The first `width` elements of row `index`.
+    #[inline(always)]
+    pub fn row(&self, index: usize, width: usize) -> &'a [f32] {
+        &self.data[index * self.stride..][..width]
+    }
 }

@@ -1,16 +1,12 @@
-//! Row-wise kernels: RMS norm, gated product, short convolution; forward and backward.
+//! Row-wise kernels: RMS norm, rotary positions, gated product, short convolution; forward and backward.
 
 use rayon::prelude::*;
 
 use super::simd::{dispatch, dot, exp, fma, sigmoid};
+use super::{Strip, View};
 
 /// Elements worth a task of their own.
 const TASK: usize = 1 << 14;
-
-/// Rows of `width` elements in one task. Fixed by the shape alone, so that sums over rows always have the same order.
-fn rows_per_task(width: usize) -> usize {
-    (TASK / width).max(1)
-}
 
 #[inline(always)]
 fn inverse_rms<const FMA: bool>(x: &[f32], eps: f32) -> f32 {
@@ -18,29 +14,33 @@ fn inverse_rms<const FMA: bool>(x: &[f32], eps: f32) -> f32 {
 }
 
 #[inline(always)]
-fn rms_body<const FMA: bool>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
-    for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
+fn rms_body<const FMA: bool>(x: Strip<'_>, weight: &[f32], eps: f32, y: &mut [f32]) {
+    let width = weight.len();
+    for (t, y) in y.chunks_exact_mut(width).enumerate() {
+        let x = x.row(t, width);
         let scale = inverse_rms::<FMA>(x, eps);
-        for i in 0..weight.len() {
+        for i in 0..width {
             y[i] = x[i] * scale * weight[i];
         }
     }
 }
-dispatch!(rms_task = rms_body(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]));
+dispatch!(rms_task = rms_body(x: Strip<'_>, weight: &[f32], eps: f32, y: &mut [f32]));
 
-/// `y = x / sqrt(mean(x^2) + eps) * weight` by rows.
-pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    let task = rows_per_task(weight.len()) * weight.len();
-    tasks(y.par_chunks_mut(task).zip(x.par_chunks(task)), x.len(), |(y, x)| rms_task(x, weight, eps, y));
+/// `y = x / sqrt(mean(x^2) + eps) * weight` by rows; contiguous.
+pub(crate) fn rms_norm(x: View<'_>, weight: &[f32], eps: f32) -> Vec<f32> {
+    let [a, b, rows, width] = x.shape;
+    let mut y = vec![0.0; a * b * rows * width];
+    let elements = y.len();
+    tasks(y.par_chunks_mut(rows * width).enumerate(), elements, |(n, y)| rms_task(x.strip(n / b, n % b), weight, eps, y));
     y
 }
 
 #[inline(always)]
-fn rms_backward_body<const FMA: bool>(x: &[f32], weight: &[f32], eps: f32, grad: &[f32], dx: &mut [f32], dweight: &mut [f32]) {
+fn rms_backward_body<const FMA: bool>(x: Strip<'_>, weight: &[f32], eps: f32, grad: Strip<'_>, dx: &mut [f32], dweight: &mut [f32]) {
     let width = weight.len();
     let mut weighted = vec![0.0; width];
-    for ((x, grad), dx) in x.chunks_exact(width).zip(grad.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
+    for (t, dx) in dx.chunks_exact_mut(width).enumerate() {
+        let (x, grad) = (x.row(t, width), grad.row(t, width));
         let scale = inverse_rms::<FMA>(x, eps);
         for i in 0..width {
             weighted[i] = grad[i] * weight[i];
@@ -53,17 +53,44 @@ fn rms_backward_body<const FMA: bool>(x: &[f32], weight: &[f32], eps: f32, grad:
         }
     }
 }
-dispatch!(rms_backward_task = rms_backward_body(x: &[f32], weight: &[f32], eps: f32, grad: &[f32], dx: &mut [f32], dweight: &mut [f32]));
+dispatch!(rms_backward_task = rms_backward_body(x: Strip<'_>, weight: &[f32], eps: f32, grad: Strip<'_>, dx: &mut [f32], dweight: &mut [f32]));
 
 /// Gradients of [`rms_norm`] with respect to `x` and `weight`.
-pub(crate) fn rms_norm_backward(x: &[f32], weight: &[f32], eps: f32, grad: &[f32]) -> [Vec<f32>; 2] {
-    let width = weight.len();
-    let task = rows_per_task(width) * width;
-    let mut dx = vec![0.0; x.len()];
-    let mut parts = vec![0.0; x.len().div_ceil(task) * width];
-    let work = dx.par_chunks_mut(task).zip(parts.par_chunks_mut(width)).zip(x.par_chunks(task).zip(grad.par_chunks(task)));
-    tasks(work, x.len(), |((dx, dweight), (x, grad))| rms_backward_task(x, weight, eps, grad, dx, dweight));
+pub(crate) fn rms_norm_backward(x: View<'_>, weight: &[f32], eps: f32, grad: View<'_>) -> [Vec<f32>; 2] {
+    let [a, b, rows, width] = x.shape;
+    let mut dx = vec![0.0; a * b * rows * width];
+    let mut parts = vec![0.0; a * b * width];
+    let elements = dx.len();
+    let work = dx.par_chunks_mut(rows * width).zip(parts.par_chunks_mut(width)).enumerate();
+    tasks(work, elements, |(n, (dx, dweight))| rms_backward_task(x.strip(n / b, n % b), weight, eps, grad.strip(n / b, n % b), dx, dweight));
     [dx, sum_of_rows(&parts, width)]
+}
+
+#[inline(always)]
+fn rotate_body<const FMA: bool>(x: Strip<'_>, width: usize, cos: Strip<'_>, sin: Strip<'_>, sign: f32, y: &mut [f32]) {
+    let half = width / 2;
+    for (t, y) in y.chunks_exact_mut(width).enumerate() {
+        let (x, cos, sin) = (x.row(t, width), cos.row(t, half), sin.row(t, half));
+        let ((x0, x1), (y0, y1)) = (x.split_at(half), y.split_at_mut(half));
+        for i in 0..half {
+            let sin = sign * sin[i];
+            y0[i] = x0[i] * cos[i] - x1[i] * sin;
+            y1[i] = x1[i] * cos[i] + x0[i] * sin;
+        }
+    }
+}
+dispatch!(rotate_task = rotate_body(x: Strip<'_>, width: usize, cos: Strip<'_>, sin: Strip<'_>, sign: f32, y: &mut [f32]));
+
+/// Turns `x [B, H, T, D]` by the angles of `cos, sin [B or 1, 1, T, D / 2]`, or back where `sign` is -1; contiguous.
+pub(crate) fn rotate_half(x: View<'_>, cos: View<'_>, sin: View<'_>, sign: f32) -> Vec<f32> {
+    let [batch, heads, time, width] = x.shape;
+    let mut y = vec![0.0; batch * heads * time * width];
+    let elements = y.len();
+    tasks(y.par_chunks_mut(time * width).enumerate(), elements, |(n, y)| {
+        let table = if cos.shape[0] == 1 { 0 } else { n / heads };
+        rotate_task(x.strip(n / heads, n % heads), width, cos.strip(table, 0), sin.strip(table, 0), sign, y);
+    });
+    y
 }
 
 #[inline(always)]
