@@ -5,6 +5,7 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::tensor::TensorMetadata;
 use burn::tensor::ops::FloatTensor;
 
 use crate::backend::{FusedBackend, MixerBackend};
@@ -121,6 +122,20 @@ impl<B: FusedBackend> Operation<B, 6> for GatedDelta {
 }
 
 #[derive(Debug, Clone)]
+struct MergeHeads;
+
+impl<B: FusedBackend> Operation<B, 1> for MergeHeads {
+    fn forward(&self, [x]: [FloatTensor<B>; 1]) -> FloatTensor<B> {
+        B::merge_heads(x)
+    }
+
+    fn backward(self, [x]: [FloatTensor<B>; 1], grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
+        let [batch, heads, time, width] = x.shape().dims();
+        [B::float_swap_dims(B::float_reshape(grad, [batch, time, heads, width].into()), 1, 2)]
+    }
+}
+
+#[derive(Debug, Clone)]
 struct Attention {
     positions: Positions,
     span: Span,
@@ -156,6 +171,10 @@ impl<B: FusedBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
 
     fn gated_delta(inputs: [FloatTensor<Self>; 6]) -> FloatTensor<Self> {
         differentiable::<B, C, _, 6>(GatedDelta, inputs)
+    }
+
+    fn merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 1>(MergeHeads, [x])
     }
 
     fn causal_attention(inputs: [FloatTensor<Self>; 3], positions: &Positions, span: Span, scale: f64) -> FloatTensor<Self> {

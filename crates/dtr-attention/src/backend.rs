@@ -39,6 +39,11 @@ pub trait MixerBackend: Backend {
         delta::chunk_composed::<Self>(inputs)
     }
 
+    /// Heads of each token side by side, `[B, H, T, V]` -> `[B, T, H * V]`.
+    fn merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        softmax::rows_of_heads::<Self>(x)
+    }
+
     /// Softmax attention of the last `Tq` of `positions`; see [`softmax::attend`].
     /// `q [B, H, Tq, D]`, `k [B, G, Tk, D]`, `v [B, G, Tk, V]` -> `[B, H, Tq, V]`.
     fn causal_attention(inputs: [FloatTensor<Self>; 3], positions: &Positions, span: Span, scale: f64) -> FloatTensor<Self> {

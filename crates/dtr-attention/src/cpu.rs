@@ -8,6 +8,7 @@ use crate::backend::{FusedBackend, MixerBackend};
 use crate::kernel::rows::Convolution;
 use crate::kernel::{View, attention, delta, rows};
 use crate::position::{Positions, Span};
+use crate::softmax::rows_of_heads;
 use crate::{convolution, delta as composed_delta, gate, norm, rotary, softmax};
 
 /// A tensor whose last dimension is contiguous; copied only if it is not so already.
@@ -116,6 +117,15 @@ impl MixerBackend for Flex {
         made(delta::forward(delta_inputs(&inputs)), [batch, heads, time + width, value].into())
     }
 
+    fn merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !all_f32([&x]) {
+            return rows_of_heads::<Self>(x);
+        }
+        let x = readable(x);
+        let [batch, heads, time, width] = x.layout().shape().dims();
+        made(rows::merge_heads(view(&x)), [batch, time, heads * width].into())
+    }
+
     fn causal_attention(inputs: [FloatTensor<Self>; 3], positions: &Positions, span: Span, scale: f64) -> FloatTensor<Self> {
         if !all_f32(inputs.each_ref()) {
             return softmax::chunk_composed::<Self>(inputs, positions, span, scale);
@@ -124,7 +134,8 @@ impl MixerBackend for Flex {
         let [batch, heads, queries, _] = inputs[0].layout().shape().dims();
         let value = inputs[2].layout().shape()[3];
         let views = inputs.each_ref().map(view);
-        made(attention::forward(attention::Inputs::new(views, positions, span, scale as f32)), [batch, heads, queries, value].into())
+        let by_token = made(attention::forward(attention::Inputs::new(views, positions, span, scale as f32)), [batch, queries, heads, value].into());
+        by_token.transpose(1, 2)
     }
 }
 

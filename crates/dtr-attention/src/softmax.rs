@@ -76,3 +76,15 @@ pub fn repeat_heads<B: Backend>(x: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
     }
     x.unsqueeze_dim::<5>(2).expand([batch, groups, heads / groups, time, width]).reshape([batch, heads, time, width])
 }
+
+/// Heads of each token side by side, `[B, H, T, V]` -> `[B, T, H * V]`.
+pub fn merge_heads<B: MixerBackend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+    tensor(B::merge_heads(primitive(x)))
+}
+
+/// The definition of [`merge_heads`].
+pub(crate) fn rows_of_heads<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let x = tensor::<B, 4>(x);
+    let [batch, heads, time, width] = x.dims();
+    primitive(x.swap_dims(1, 2).reshape([batch, time, heads * width]))
+}

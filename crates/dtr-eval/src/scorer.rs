@@ -92,10 +92,15 @@ impl<B: MixerBackend> Work<B> {
         let context = model.context(self.batch.positions.clone());
         let known = shared.min(self.prefix.len().saturating_sub(1));
         let mut x = self.prefix.get(known).cloned().unwrap_or_else(|| model.embed(self.batch.ids.clone()));
-        for layer in &model.layers[known..] {
+        let last = model.layers.len() - 1;
+        for layer in &model.layers[known.min(last)..last] {
             x = pass(layer, x, &context);
         }
-        self.scores(model, x, metric)
+        // Behind the last mixer only the positions count that predict something.
+        let layer = &model.layers[last];
+        let mixed = layer.mixer.mix(layer.mixer_input(x.clone()), &context);
+        let [x, mixed] = [x, mixed].map(|x| self.predicting(x));
+        self.scores(model, layer.after_mixer(x, mixed), metric)
     }
 
     fn rebase(&mut self, model: &Decoder<B>, shared: usize) {
@@ -113,10 +118,15 @@ impl<B: MixerBackend> Work<B> {
         }
     }
 
-    fn scores(&self, model: &Decoder<B>, x: Tensor<B, 3>, metric: Metric) -> Vec<(f32, f32)> {
+    /// The rows of `x [B, T, N]` that predict a labelled token, `[1, M, N]`.
+    fn predicting(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [batch, time, width] = x.dims();
-        let rows = x.reshape([batch * time, width]).select(0, self.batch.predicting.clone());
-        let logits = model.head(rows.unsqueeze()).squeeze_dim::<2>(0);
+        x.reshape([batch * time, width]).select(0, self.batch.predicting.clone()).unsqueeze()
+    }
+
+    /// Score and loss of each row from the hidden states `[1, M, N]` that predict its labelled tokens.
+    fn scores(&self, model: &Decoder<B>, x: Tensor<B, 3>, metric: Metric) -> Vec<(f32, f32)> {
+        let logits = model.head(x).squeeze_dim::<2>(0);
         let right = logits.clone().argmax(1).equal(self.batch.targets.clone()).int();
         let nats = log_softmax(logits, 1).gather(1, self.batch.targets.clone()).neg();
         let right: Vec<i64> = right.into_data().convert::<i64>().iter::<i64>().collect();

@@ -41,7 +41,7 @@ fn main() {
         let mixer::projections::Projected { q, k, v } = p.split(x.clone(), &ctx.rotary);
         time("attend", &|| { dtr_attention::softmax::attend(q.clone(), k.clone(), v.clone(), &ctx.positions, dtr_attention::Span::FULL, 0.17); });
         let o = dtr_attention::softmax::attend(q.clone(), k.clone(), v.clone(), &ctx.positions, dtr_attention::Span::FULL, 0.17);
-        time("merge", &|| { mixer::projections::merge_heads(o.clone()); });
+        time("merge", &|| { dtr_attention::softmax::merge_heads(o.clone()); });
     }
     for cfg in [MixerConfig::GatedDelta { convolution: 4 }, MixerConfig::Hedgehog {}, MixerConfig::SlidingWindow { window: 32, sinks: 2 }] {
         let mixer = cfg.init::<Flex>(&config.attention, &device);

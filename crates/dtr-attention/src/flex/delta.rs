@@ -136,7 +136,7 @@ fn scan<A: Arithmetic, const R: usize>(head: Head, joined: &mut [f32], column: u
         let v: Row<R> = part(head.v(t), column);
         let u = row(|r, i| beta * (v[r][i] - decay * seen[r][i]));
         let overlap = dot::<A>(q, k);
-        let output = row(|r, i| A::mul_add(overlap, u[r][i], decay * asked[r][i]));
+        let output: Row<R> = row(|r, i| A::mul_add(overlap, u[r][i], decay * asked[r][i]));
         write(&output, &mut joined[t * values..(t + 1) * values], column);
         let next = (t + 1).min(head.time - 1);
         [seen, asked] = advance::<A, R>(&mut state, decay, k, &u, head.k(next), head.q(next));

@@ -1,4 +1,4 @@
-//! What goes row by row: the RMS norm and the gated product, forward and backward.
+//! What goes row by row: RMS norm, rotary positions, gated product; forward and backward.
 //!
 //! Results stand in memory in the order of the first input, whose rows are taken in that order.
 
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::simd::{Arithmetic, Kernel, dispatch, dot, sigmoid};
 use super::threads;
-use super::views::{Rows, memory_order, ordered_layout, readable, tensor, with_layout};
+use super::views::{Rows, expanded, memory_order, ordered_layout, readable, tensor, with_layout};
 
 /// Numbers that one task handles, about.
 const TASK: usize = 1 << 13;
@@ -129,6 +129,47 @@ impl Kernel for RmsNormBackward<'_> {
             for (((by_x, by_weight), &x), &grad) in by_x.iter_mut().zip(by_weight.iter_mut()).zip(x).zip(grad) {
                 *by_x = A::mul_add(-along, x, *by_x);
                 *by_weight = A::mul_add(grad, x * scale, *by_weight);
+            }
+        }
+    }
+}
+
+/// Rotary positions, see [`crate::rotary::rotate_half`], by the angles' `cos` and `sign sin`. Turning back is its own gradient.
+pub(super) fn rotate_half(x: FlexTensor, [cos, sin]: [FlexTensor; 2], sign: f32) -> FlexTensor {
+    let dtype = x.dtype();
+    let x = readable(x);
+    let output = Output::like(&x, dtype);
+    let [cos, sin] = [cos, sin].map(|table| expanded(readable(table), &output.shape));
+    let (rows, cos, sin) = (Rows::new(&x, &output.axes), Rows::new(&cos, &output.axes), Rows::new(&sin, &output.axes));
+    let mut y = output.zeros();
+    let tasks = y.par_chunks_mut(output.task()).enumerate();
+    threads::for_each(tasks, output.shape.num_elements() * 2, |(task, y)| {
+        dispatch(RotateHalf { x: &rows, cos: &cos, sin: &sin, sign, first: task * rows_a_task(rows.width), y });
+    });
+    output.tensor(y)
+}
+
+struct RotateHalf<'a> {
+    x: &'a Rows<'a>,
+    cos: &'a Rows<'a>,
+    sin: &'a Rows<'a>,
+    sign: f32,
+    first: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for RotateHalf<'_> {
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let half = self.x.width / 2;
+        for (n, y) in self.y.chunks_exact_mut(self.x.width).enumerate() {
+            let n = self.first + n;
+            let (x, tables) = (self.x.row(n).split_at(half), self.cos.row(n).iter().zip(self.sin.row(n)));
+            let (left, right) = y.split_at_mut(half);
+            for ((y, (&x0, &x1)), (cos, sin)) in left.iter_mut().zip(right).zip(x.0.iter().zip(x.1)).zip(tables) {
+                let sin = self.sign * sin;
+                *y.0 = A::mul_add(x0, *cos, -x1 * sin);
+                *y.1 = A::mul_add(x1, *cos, x0 * sin);
             }
         }
     }

@@ -95,6 +95,15 @@ pub(super) fn ordered_layout(shape: &Shape, axes: &[usize]) -> Layout {
     Layout::contiguous(axes.iter().map(|&axis| shape[axis]).collect::<Vec<_>>().into()).permute(&inverse)
 }
 
+/// The same rows for every index of the leading axes that have length 1 here and more in `shape`.
+pub(super) fn expanded(tensor: FlexTensor, shape: &Shape) -> FlexTensor {
+    let (layout, last) = (tensor.layout().clone(), shape.num_dims() - 1);
+    let strides = (0..=last).map(|i| if i < last && layout.shape()[i] == 1 { 0 } else { layout.strides()[i] });
+    let mut lengths: Vec<usize> = (0..last).map(|i| shape[i]).collect();
+    lengths.push(layout.shape()[last]);
+    tensor.with_layout(Layout::new(lengths.into(), strides.collect(), layout.start_offset()))
+}
+
 /// All rows of a tensor of any rank, numbered in the order of given axes.
 pub(super) struct Rows<'a> {
     numbers: &'a [f32],
@@ -112,6 +121,7 @@ impl<'a> Rows<'a> {
         for &axis in &order[..order.len() - 1] {
             let (length, stride) = (layout.shape()[axis], layout.strides()[axis].unsigned_abs());
             match axes.last_mut() {
+                _ if length == 1 => {}
                 Some(outer) if outer.1 == length * stride => *outer = (outer.0 * length, stride),
                 _ => axes.push((length, stride)),
             }

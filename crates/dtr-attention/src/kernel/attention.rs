@@ -61,13 +61,6 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// What one task needs besides inputs and output.
-#[derive(Default)]
-struct Scratch {
-    scores: Vec<f32>,
-    more: Vec<f32>,
-}
-
 /// One head of one sequence and its transposed keys.
 #[derive(Clone, Copy)]
 struct Head<'a> {
@@ -80,25 +73,25 @@ struct Head<'a> {
     values: &'a [f32],
 }
 
-/// `[B, H, Tq, V]`.
+/// `[B, Tq, H, V]`: the heads of a token side by side, as the output projection reads them.
 pub(crate) fn forward(inputs: Inputs<'_>) -> Vec<f32> {
     let [batch, heads, queries, width] = inputs.q.shape;
     let (groups, value) = (inputs.k.shape[1], inputs.v.shape[3]);
     let transposed = if queries < ROWS { Vec::new() } else { transpose(inputs.k) };
     let size = if queries < ROWS { 0 } else { inputs.k.shape[2] * width };
-    let mut output = vec![0.0; batch * heads * queries * value];
-    let blocks = queries.div_ceil(BLOCK);
-    let mut pieces = Vec::with_capacity(batch * heads * blocks);
-    for (index, output) in output.chunks_mut(queries * value).enumerate() {
-        let (b, h) = (index / heads, index % heads);
-        let keys = &transposed[(b * groups + h / inputs.group()) * size..][..size];
-        // Longest first: the last blocks of a long sequence see the most keys.
-        for (block, output) in output.chunks_mut(BLOCK * value).enumerate().collect::<Vec<_>>().into_iter().rev() {
-            pieces.push((Head { inputs, b, h, keys, values: &[] }, block * BLOCK, output));
-        }
-    }
+    let mut output = vec![0.0; batch * queries * heads * value];
+    let sequences = output.chunks_mut(queries * heads * value).enumerate();
+    let blocks = sequences.flat_map(|(b, output)| output.chunks_mut(BLOCK * heads * value).enumerate().map(move |(block, output)| (b, block * BLOCK, output)));
+    let mut blocks: Vec<_> = blocks.collect();
+    // Longest first: the last queries of a sequence see the most keys.
+    blocks.reverse();
     let work = batch * heads * queries * inputs.k.shape[2] * 4;
-    tasks(pieces.into_par_iter(), work, |(head, start, output)| forward_block(head, start, output));
+    tasks(blocks.into_par_iter(), work, |(b, start, output)| {
+        for h in 0..heads {
+            let keys = &transposed[(b * groups + h / inputs.group()) * size..][..size];
+            forward_block(Head { inputs, b, h, keys, values: &[] }, start, output);
+        }
+    });
     output
 }
 
@@ -119,16 +112,17 @@ fn transpose(x: View<'_>) -> Vec<f32> {
 
 #[inline(always)]
 fn forward_body<const FMA: bool>(head: Head<'_>, start: usize, output: &mut [f32]) {
-    let value = head.inputs.v.shape[3];
-    let mut scratch = Scratch::default();
-    let rows = output.len() / value;
-    for (n, output) in output.chunks_mut(ROWS * value).enumerate() {
-        let rows = start + n * ROWS..start + rows.min((n + 1) * ROWS);
+    let (value, heads) = (head.inputs.v.shape[3], head.inputs.q.shape[1]);
+    let (mut scores, mut weighted) = (Vec::new(), vec![0.0; ROWS * value]);
+    for (n, output) in output.chunks_mut(ROWS * heads * value).enumerate() {
+        let rows = start + n * ROWS..start + n * ROWS + output.len() / (heads * value);
         let segments = head.inputs.segments(head.b, &rows);
-        let sums = probabilities::<FMA>(head, &rows, &segments, &mut scratch.scores);
-        weighted_rows::<FMA>(head.inputs.v, head, &segments, rows.len(), &scratch.scores, output);
-        for (output, sum) in output.chunks_exact_mut(value).zip(sums) {
-            output.iter_mut().for_each(|x| *x /= sum);
+        let sums = probabilities::<FMA>(head, &rows, &segments, &mut scores);
+        weighted_rows::<FMA>(head.inputs.v, head, &segments, rows.len(), &scores, &mut weighted);
+        for (r, output) in output.chunks_exact_mut(heads * value).enumerate() {
+            for (output, weighted) in output[head.h * value..][..value].iter_mut().zip(&weighted[r * value..]) {
+                *output = weighted / sums[r];
+            }
         }
     }
 }
@@ -289,21 +283,21 @@ pub(crate) fn backward(inputs: Inputs<'_>, grad: &[f32]) -> [Vec<f32>; 3] {
 fn backward_body<const FMA: bool>(head: Head<'_>, grad: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
     let Inputs { q, k, v, scale, .. } = head.inputs;
     let (width, value) = (q.shape[3], v.shape[3]);
-    let mut scratch = Scratch::default();
+    let (mut scores, mut more) = (Vec::new(), Vec::new());
     for (n, (dq, grad)) in dq.chunks_mut(ROWS * width).zip(grad.chunks(ROWS * value)).enumerate() {
         let rows = n * ROWS..n * ROWS + dq.len() / width;
         let segments = head.inputs.segments(head.b, &rows);
         let count = segments[0].len() + segments[1].len();
-        let sums = probabilities::<FMA>(head, &rows, &segments, &mut scratch.scores);
-        scratch.more.resize(ROWS * count, 0.0);
+        let sums = probabilities::<FMA>(head, &rows, &segments, &mut scores);
+        more.resize(ROWS * count, 0.0);
         let grads = std::array::from_fn(|r| &grad[r.min(rows.len() - 1) * value..][..value]);
         let mut at = 0;
         for segment in &segments {
-            products::<FMA>((v, head.values), head, grads, rows.len(), segment, count, at, &mut scratch.more);
+            products::<FMA>((v, head.values), head, grads, rows.len(), segment, count, at, &mut more);
             at += segment.len();
         }
         for r in 0..rows.len() {
-            let (p, dp) = (&mut scratch.scores[r * count..][..count], &mut scratch.more[r * count..][..count]);
+            let (p, dp) = (&mut scores[r * count..][..count], &mut more[r * count..][..count]);
             p.iter_mut().for_each(|p| *p /= sums[r]);
             let mean = dot::<FMA>(p, dp);
             for (dp, &p) in dp.iter_mut().zip(&*p) {
@@ -317,7 +311,7 @@ fn backward_body<const FMA: bool>(head: Head<'_>, grad: &[f32], dq: &mut [f32], 
                 }
             }
         }
-        weighted_rows::<FMA>(k, head, &segments, rows.len(), &scratch.more, dq);
+        weighted_rows::<FMA>(k, head, &segments, rows.len(), &more, dq);
     }
 }
 dispatch!(backward_head = backward_body(head: Head<'_>, grad: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]));

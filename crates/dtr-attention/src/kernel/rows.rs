@@ -93,6 +93,21 @@ pub(crate) fn rotate_half(x: View<'_>, cos: View<'_>, sin: View<'_>, sign: f32) 
     y
 }
 
+/// `[B, H, T, V]` -> `[B, T, H, V]`.
+pub(crate) fn merge_heads(x: View<'_>) -> Vec<f32> {
+    let [batch, heads, time, width] = x.shape;
+    let mut y = vec![0.0; batch * time * heads * width];
+    let elements = y.len();
+    tasks(y.par_chunks_mut(time * heads * width).enumerate(), elements, |(b, y)| {
+        for (t, y) in y.chunks_exact_mut(heads * width).enumerate() {
+            for (h, y) in y.chunks_exact_mut(width).enumerate() {
+                y.copy_from_slice(x.row(b, h, t));
+            }
+        }
+    });
+    y
+}
+
 #[inline(always)]
 fn swiglu_body<const FMA: bool>(gate: &[f32], up: &[f32], y: &mut [f32]) {
     for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {

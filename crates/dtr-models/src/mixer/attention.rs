@@ -1,10 +1,10 @@
 //! Softmax attention over all tokens, or over a window and sinks, with its cache of keys and values.
 
 use burn::prelude::*;
-use dtr_attention::softmax::{self, repeat_heads};
+use dtr_attention::softmax::{self, merge_heads, repeat_heads};
 use dtr_attention::{MixerBackend, Positions, Span};
 
-use super::projections::{Projected, Projections, merge_heads};
+use super::projections::{Projected, Projections};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::project;

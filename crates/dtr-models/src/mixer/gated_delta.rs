@@ -7,9 +7,9 @@ use burn::module::{Initializer, Param};
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::activation::{sigmoid, softplus};
+use dtr_attention::softmax::merge_heads;
 use dtr_attention::{MixerBackend, convolution, delta, gate, norm};
 
-use super::projections::{merge_heads, split_heads};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::{RmsNorm, linear, project};
@@ -115,7 +115,9 @@ impl<B: MixerBackend> GatedDelta<B> {
         let weight = self.conv1d.weight.val().reshape([channels, width]);
         let convolution = convolution::next_state(mixed.clone(), state.convolution.clone(), tokens.cloned());
         let mixed = convolution::causal_silu(mixed, weight, state.convolution);
-        let part = |i: usize| split_heads(mixed.clone().narrow(2, i * channels / 3, channels / 3), heads, self.head_dim);
+        let [batch, time, _] = mixed.dims();
+        let mixed = mixed.reshape([batch, time, 3 * heads, self.head_dim]).swap_dims(1, 2);
+        let part = |i: usize| mixed.clone().narrow(1, i * heads, heads);
         let inputs = delta::Inputs {
             q: norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS),
             k: norm::unit(part(1), 1.0, UNIT_EPS),

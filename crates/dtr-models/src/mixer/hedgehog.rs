@@ -2,10 +2,10 @@
 
 use burn::module::{Initializer, Param};
 use burn::prelude::*;
-use dtr_attention::softmax::repeat_heads;
+use dtr_attention::softmax::{merge_heads, repeat_heads};
 use dtr_attention::{MixerBackend, feature_map, linear};
 
-use super::projections::{Projected, Projections, merge_heads};
+use super::projections::{Projected, Projections};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::project;

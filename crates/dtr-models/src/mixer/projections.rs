@@ -99,9 +99,3 @@ pub fn split_heads<B: Backend>(x: Tensor<B, 3>, heads: usize, width: usize) -> T
     let [batch, time, _] = x.dims();
     x.reshape([batch, time, heads, width]).swap_dims(1, 2)
 }
-
-/// `[B, H, T, D]` -> `[B, T, H * D]`.
-pub fn merge_heads<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
-    let [batch, heads, time, width] = x.dims();
-    x.swap_dims(1, 2).reshape([batch, time, heads * width])
-}

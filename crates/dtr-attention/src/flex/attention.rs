@@ -1,0 +1,349 @@
+//! Causal softmax attention with an online softmax: never more than one block of scores.
+
+use burn::tensor::DType;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::simd::{Arithmetic, Kernel, LANES, dispatch, dot, exp, lanes};
+use super::threads;
+use super::tile::{KEYS, Keys, QUERIES, Row, axpy, exp_all, row, scores, take, zip};
+use super::views::{View, dims, readable, tensor};
+use crate::position::{Positions, Span};
+
+/// Up to so many queries, each is handled alone: a block of queries would be mostly empty.
+const FEW: usize = 4;
+
+/// Score of a key that a query does not see. The maximum starts above it, so that its weight is 0 even if there is no other.
+const HIDDEN: f32 = f32::NEG_INFINITY;
+const LOWEST: f32 = f32::MIN;
+
+/// Inputs of attention, readable, and who sees whom.
+pub(super) struct Inputs<'a> {
+    pub tensors: [FlexTensor; 3],
+    pub dims: Dims,
+    pub scale: f32,
+    positions: &'a Positions,
+    window: i32,
+    sinks: i32,
+    /// Lowest and highest position in each block of keys, row by row.
+    bounds: Vec<[i32; 2]>,
+}
+
+/// Sizes of attention.
+#[derive(Clone, Copy)]
+pub(super) struct Dims {
+    pub batch: usize,
+    pub heads: usize,
+    pub groups: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub width: usize,
+    pub values: usize,
+}
+
+/// Which keys of a block some queries see.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    None,
+    Some,
+    All,
+}
+
+impl<'a> Inputs<'a> {
+    pub fn new([q, k, v]: [FlexTensor; 3], positions: &'a Positions, span: Span, scale: f64) -> Self {
+        let ([batch, heads, queries, width], [_, groups, keys, values]) = (dims(&q), dims(&v));
+        let bounds = (0..positions.rows()).flat_map(|row| positions.row(row).chunks(KEYS));
+        let bounds = bounds.map(|keys| keys.iter().fold([i32::MAX, i32::MIN], |[low, high], &key| [low.min(key), high.max(key)]));
+        Self {
+            tensors: [readable(q), readable(k), readable(v)],
+            dims: Dims { batch, heads, groups, queries, keys, width, values },
+            scale: scale as f32,
+            positions,
+            // Positions differ by less than this.
+            window: span.window.and_then(|window| i32::try_from(window).ok()).unwrap_or(i32::MAX),
+            sinks: i32::try_from(span.sinks).unwrap_or(i32::MAX),
+            bounds: bounds.collect(),
+        }
+    }
+
+    /// Multiplications of the forward pass, about.
+    pub fn multiplications(&self) -> usize {
+        let Dims { batch, heads, queries, keys, width, values, .. } = self.dims;
+        batch * heads * queries * keys * (width + values)
+    }
+
+    /// Keys and values of a group.
+    #[inline(always)]
+    pub fn group(&self, batch: usize, head: usize) -> [Keys<'_>; 2] {
+        [Keys { view: View::new(&self.tensors[1]), batch, head }, Keys { view: View::new(&self.tensors[2]), batch, head }]
+    }
+
+    /// Number of keys that stand no later than query `query`.
+    #[inline(always)]
+    pub fn reach(&self, query: usize) -> usize {
+        self.dims.keys - self.dims.queries + query + 1
+    }
+
+    /// Positions of the keys of one row of the batch.
+    #[inline(always)]
+    pub fn keys(&self, batch: usize) -> &'a [i32] {
+        self.positions.row(batch)
+    }
+
+    /// Whether queries between the positions `low` and `high` see the block of keys that begins at column `first`.
+    #[inline(always)]
+    pub fn sight(&self, batch: usize, first: usize, [low, high]: [i32; 2]) -> Sight {
+        let row = if self.positions.rows() == 1 { 0 } else { batch };
+        let [nearest, farthest] = self.bounds[row * self.dims.keys.div_ceil(KEYS) + first / KEYS];
+        if nearest > high || (low - farthest >= self.window && nearest >= self.sinks) {
+            Sight::None
+        } else if farthest <= low && (high - nearest < self.window || farthest < self.sinks) {
+            Sight::All
+        } else {
+            Sight::Some
+        }
+    }
+
+    /// [`Span::sees`], in numbers of one size.
+    #[inline(always)]
+    pub fn sees(&self, query: i32, key: i32) -> bool {
+        (key <= query) & ((query - key < self.window) | (key < self.sinks))
+    }
+}
+
+/// `[B, H, Tq, V]`.
+pub(super) fn forward(inputs: [FlexTensor; 3], positions: &Positions, span: Span, scale: f64) -> FlexTensor {
+    let dtype: DType = inputs[0].dtype();
+    let inputs = Inputs::new(inputs, positions, span, scale);
+    let Dims { batch, heads, groups, queries, values, .. } = inputs.dims;
+    let mut output = vec![0.0; batch * heads * queries * values];
+    let block = if queries <= FEW { 1 } else { QUERIES };
+    let mut tasks = Vec::with_capacity(batch * heads * queries.div_ceil(block));
+    for (index, output) in output.chunks_mut((queries * values).max(1)).enumerate() {
+        let (batch, head) = (index / heads, index % heads);
+        let group = head / (heads / groups);
+        tasks.extend(output.chunks_mut((block * values).max(1)).enumerate().map(|(n, output)| (Place { batch, head, group, first: n * block }, output)));
+    }
+    threads::for_each(tasks.into_par_iter(), inputs.multiplications(), |(place, output)| {
+        if block == 1 {
+            dispatch(One { inputs: &inputs, place, output });
+        } else {
+            dispatch(Many { inputs: &inputs, place, output });
+        }
+    });
+    tensor(output, [batch, heads, queries, values], dtype)
+}
+
+/// Where a block of queries stands.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub batch: usize,
+    pub head: usize,
+    pub group: usize,
+    /// The first query.
+    pub first: usize,
+}
+
+struct Many<'a> {
+    inputs: &'a Inputs<'a>,
+    place: Place,
+    output: &'a mut [f32],
+}
+
+impl Kernel for Many<'_> {
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let values = self.inputs.dims.values;
+        let mut block = Block::new(self.inputs, self.place, self.output.len() / values);
+        block.attend::<A>(self.inputs);
+        for (i, output) in self.output.chunks_exact_mut(values).enumerate() {
+            for (output, column) in output.iter_mut().zip(&block.output) {
+                *output = column[i / LANES][i % LANES];
+            }
+        }
+    }
+}
+
+/// A block of queries on its way through the keys.
+pub(super) struct Block {
+    pub place: Place,
+    /// Number of queries, at most [`QUERIES`].
+    pub count: usize,
+    /// The queries times the scale, `D` columns.
+    pub queries: Vec<Row>,
+    positions: [i32; QUERIES],
+    /// `V` columns.
+    pub output: Vec<Row>,
+    /// Highest score of each query.
+    pub highest: Row,
+    /// One over the sum of `exp(score - highest)`.
+    pub share: Row,
+}
+
+impl Block {
+    #[inline(always)]
+    pub fn new(inputs: &Inputs, place: Place, count: usize) -> Self {
+        let Dims { keys, queries, width, values, .. } = inputs.dims;
+        let last = place.first + count - 1;
+        let columns = inputs.keys(place.batch);
+        // Lanes without a query repeat the last position, and have zeros for a query.
+        let positions = std::array::from_fn(|i| columns[keys - queries + (place.first + i).min(last)]);
+        let mut block = Self {
+            place,
+            count,
+            queries: vec![[[0.0; LANES]; 2]; width],
+            positions,
+            output: vec![[[0.0; LANES]; 2]; values],
+            highest: [[LOWEST; LANES]; 2],
+            share: [[0.0; LANES]; 2],
+        };
+        let view = View::<4>::new(&inputs.tensors[0]);
+        for i in 0..count {
+            for (column, q) in block.queries.iter_mut().zip(view.row(place.batch, place.head, place.first + i)) {
+                column[i / LANES][i % LANES] = q * inputs.scale;
+            }
+        }
+        block
+    }
+
+    /// Calls `f` with the first key and the number of keys of each block that any of the queries sees, and whether all do.
+    #[inline(always)]
+    pub fn for_each_seen(&mut self, inputs: &Inputs, mut f: impl FnMut(&mut Self, usize, usize, Sight)) {
+        let reach = inputs.reach(self.place.first + self.count - 1);
+        let range = self.positions.iter().fold([i32::MAX, i32::MIN], |[low, high], &p| [low.min(p), high.max(p)]);
+        for first in (0..reach).step_by(KEYS) {
+            let sight = inputs.sight(self.place.batch, first, range);
+            if sight != Sight::None {
+                f(self, first, KEYS.min(reach - first), sight);
+            }
+        }
+    }
+
+    /// Scores of the keys from `first` on, hidden ones at minus infinity.
+    #[inline(always)]
+    pub fn scores<A: Arithmetic>(&self, inputs: &Inputs, keys: Keys, first: usize, sight: Sight, out: &mut [Row]) {
+        scores::<A>(keys, first, &self.queries, out);
+        if sight == Sight::Some {
+            let positions = &inputs.keys(self.place.batch)[first..first + out.len()];
+            for (out, &key) in out.iter_mut().zip(positions) {
+                for (out, &query) in out.as_flattened_mut().iter_mut().zip(&self.positions) {
+                    *out = if inputs.sees(query, key) { *out } else { HIDDEN };
+                }
+            }
+        }
+    }
+
+    /// The softmax over all keys and what the queries take of the values.
+    #[inline(always)]
+    pub fn attend<A: Arithmetic>(&mut self, inputs: &Inputs) {
+        let [keys, values] = inputs.group(self.place.batch, self.place.group);
+        let mut weights = [[[0.0; LANES]; 2]; KEYS];
+        let mut total: Row = [[0.0; LANES]; 2];
+        self.for_each_seen(inputs, |block, first, count, sight| {
+            let weights = &mut weights[..count];
+            block.scores::<A>(inputs, keys, first, sight, weights);
+            let mut highest = block.highest;
+            for weight in weights.iter() {
+                highest = zip(weight, &highest, |score, highest| if score > highest { score } else { highest });
+            }
+            let mut fade = [zip(&block.highest, &highest, |before, now| before - now)];
+            exp_all::<A>(&mut fade);
+            let [fade] = fade;
+            block.highest = highest;
+            for weight in weights.iter_mut() {
+                *weight = zip(weight, &highest, |score, highest| score - highest);
+            }
+            exp_all::<A>(weights);
+            total = zip(&total, &fade, |total, fade| total * fade);
+            for weight in weights.iter() {
+                total = axpy::<A>(1.0, weight, total);
+            }
+            for column in &mut block.output {
+                *column = zip(column, &fade, |column, fade| column * fade);
+            }
+            take::<A>(values, first, weights, &mut block.output);
+        });
+        // No key was seen: the output is 0.
+        self.share = row(|i| if total[i / LANES][i % LANES] == 0.0 { 0.0 } else { 1.0 / total[i / LANES][i % LANES] });
+        for column in &mut self.output {
+            *column = zip(column, &self.share, |column, share| column * share);
+        }
+    }
+}
+
+struct One<'a> {
+    inputs: &'a Inputs<'a>,
+    place: Place,
+    output: &'a mut [f32],
+}
+
+impl Kernel for One<'_> {
+    /// One query; the lanes go along the head.
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        let Self { inputs, place, output } = self;
+        let [keys, values] = inputs.group(place.batch, place.group);
+        let query = View::<4>::new(&inputs.tensors[0]).row(place.batch, place.head, place.first);
+        let reach = inputs.reach(place.first);
+        let positions = inputs.keys(place.batch);
+        let position = positions[reach - 1];
+        let (mut highest, mut total) = (LOWEST, 0.0);
+        let mut weights = [0.0_f32; KEYS];
+        for first in (0..reach).step_by(KEYS) {
+            let sight = inputs.sight(place.batch, first, [position; 2]);
+            if sight == Sight::None {
+                continue;
+            }
+            let count = KEYS.min(reach - first);
+            let mut best = highest;
+            for (j, weight) in weights[..count].iter_mut().enumerate() {
+                let score = dot::<A>(query, keys.row(first + j)) * inputs.scale;
+                *weight = if sight == Sight::All || inputs.sees(position, positions[first + j]) { score } else { HIDDEN };
+                best = if *weight > best { *weight } else { best };
+            }
+            weights[count..].fill(HIDDEN);
+            for weight in &mut weights {
+                *weight = exp::<A>(*weight - best);
+            }
+            let fade = exp::<A>(highest - best);
+            highest = best;
+            let mut sums = [0.0; LANES];
+            for weights in weights.chunks_exact(LANES) {
+                sums = lanes(|i| sums[i] + weights[i]);
+            }
+            total = A::mul_add(total, fade, super::simd::sum(sums));
+            take_one::<A>(values, first, &weights[..count], fade, output);
+        }
+        let share = if total == 0.0 { 0.0 } else { 1.0 / total };
+        for output in output {
+            *output *= share;
+        }
+    }
+}
+
+/// `output <- fade output + sum_j weights[j] values[first + j]`.
+#[inline(always)]
+fn take_one<A: Arithmetic>(values: Keys, first: usize, weights: &[f32], fade: f32, output: &mut [f32]) {
+    const HELD: usize = 4 * LANES;
+    let whole = output.len() / HELD * HELD;
+    for c in (0..whole).step_by(HELD) {
+        let mut sums = [[0.0; LANES]; 4];
+        for (j, &weight) in weights.iter().enumerate() {
+            let value: &[f32; HELD] = values.row(first + j)[c..c + HELD].try_into().expect("as many as held");
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = lanes(|i| A::mul_add(weight, value[r * LANES + i], sum[i]));
+            }
+        }
+        for (output, sum) in output[c..c + HELD].iter_mut().zip(sums.as_flattened()) {
+            *output = A::mul_add(*output, fade, *sum);
+        }
+    }
+    let rest = &mut output[whole..];
+    if rest.is_empty() {
+        return;
+    }
+    rest.iter_mut().for_each(|output| *output *= fade);
+    for (j, &weight) in weights.iter().enumerate() {
+        super::simd::axpy::<A>(weight, &values.row(first + j)[whole..], rest);
+    }
+}

@@ -1,0 +1,212 @@
+//! Mixer mathematics against public reference implementations: outputs, states, gradients. The files are made by `golden/make_mixers.py`.
+
+use burn::prelude::*;
+use burn::tensor::backend::AutodiffBackend;
+use dtr_attention::delta::{self, Inputs};
+use dtr_attention::{Positions, Span, feature_map, linear, norm, softmax};
+use dtr_models::mixer::GatedDelta;
+use dtr_models::{AttentionShape, Mixer, MixerConfig};
+use dtr_tests::{Golden, Inner, Train, close, numbers};
+
+const TOLERANCE: f32 = 2e-5;
+const GRADIENT_TOLERANCE: f32 = 1e-4;
+
+/// The rule's inputs as the reference prepares them: `q`, `k` to unit length, `q` scaled.
+fn prepared<B: dtr_attention::MixerBackend>([q, k, v]: [Tensor<B, 4>; 3], [g, beta]: [Tensor<B, 3>; 2]) -> Inputs<B> {
+    let scale = (q.dims()[3] as f64).powf(-0.5);
+    Inputs { q: norm::unit(q, scale, 1e-6), k: norm::unit(k, 1.0, 1e-6), v, g, beta }
+}
+
+#[test]
+fn gated_delta_rule_agrees_with_transformers_and_fla() {
+    for time in [1, 63, 64, 65, 100, 257] {
+        let file = Golden::open(&format!("mixers/gated_delta_rule_T{time}.safetensors"));
+        let [q, k, v] = ["q", "k", "v"].map(|name| file.float::<Inner, 4>(name));
+        let [g, beta] = ["g", "beta"].map(|name| file.float::<Inner, 3>(name));
+        let inputs = prepared([q, k, v], [g, beta]);
+        let state = file.float::<Inner, 4>("initial_state");
+        let check = |form: &str, (output, last): (Tensor<Inner, 4>, Tensor<Inner, 4>)| {
+            close(&format!("{form}, output, T = {time}"), &output, &file.float("o"), TOLERANCE);
+            close(&format!("{form}, state, T = {time}"), &last, &file.float("final_state"), TOLERANCE);
+        };
+        check("naive", delta::naive(&inputs, state.clone()));
+        check("fused", delta::scan(inputs.clone(), state.clone()));
+        for chunk in [16, 32, 64] {
+            check(&format!("chunk {chunk}"), delta::chunk(inputs.clone(), state.clone(), chunk));
+        }
+    }
+}
+
+#[test]
+fn gated_delta_gradients_agree_with_transformers() {
+    for time in [1, 63, 64, 65, 100, 257] {
+        let file = Golden::open(&format!("mixers/gated_delta_rule_T{time}.safetensors"));
+        type Rule = fn(Inputs<Train>, Tensor<Train, 4>) -> (Tensor<Train, 4>, Tensor<Train, 4>);
+        let forms: [(&str, Rule); 2] = [("fused", delta::scan::<Train>), ("chunk", |inputs, state| delta::chunk(inputs, state, 32))];
+        for (form, rule) in forms {
+            let wide = ["q", "k", "v"].map(|name| file.float::<Train, 4>(name).require_grad());
+            let flat = ["g", "beta"].map(|name| file.float::<Train, 3>(name).require_grad());
+            let state = file.float::<Train, 4>("initial_state").require_grad();
+            let (output, last) = rule(prepared(wide.clone(), flat.clone()), state.clone());
+            let loss = (output * file.float("w_o")).sum() + (last * file.float("w_final_state")).sum();
+            let gradients = loss.backward();
+            for (name, tensor) in ["q", "k", "v", "initial_state"].into_iter().zip(wide.iter().chain([&state])) {
+                let found = tensor.grad(&gradients).expect("a gradient");
+                close(&format!("{form}, {name}, T = {time}"), &found, &file.float(&format!("grad_{name}")), GRADIENT_TOLERANCE);
+            }
+            for (name, tensor) in ["g", "beta"].into_iter().zip(&flat) {
+                let found = tensor.grad(&gradients).expect("a gradient");
+                close(&format!("{form}, {name}, T = {time}"), &found, &file.float(&format!("grad_{name}")), GRADIENT_TOLERANCE);
+            }
+        }
+    }
+}
+
+#[test]
+fn normalised_linear_attention_agrees_with_fla() {
+    for time in [1, 65, 100] {
+        let file = Golden::open(&format!("mixers/linear_attention_T{time}.safetensors"));
+        let [q, k, v] = ["q", "k", "v"].map(|name| file.float::<Inner, 4>(name));
+        let state = linear::empty_state([1, 2, 8, 12], &Default::default());
+        close("naive", &linear::naive(q.clone(), k.clone(), v.clone()), &file.float("o"), TOLERANCE);
+        for chunk in [16, 32, 64] {
+            let (output, last) = linear::chunk(q.clone(), k.clone(), v.clone(), state.clone(), chunk);
+            close(&format!("chunk {chunk}, T = {time}"), &output, &file.float("o"), TOLERANCE);
+            close("sum of values", &last.clone().narrow(3, 0, 12), &file.float("final_kv"), TOLERANCE);
+            close("sum of keys", &last.narrow(3, 12, 1).squeeze_dim::<3>(3), &file.float("final_z"), TOLERANCE);
+        }
+        let mut outputs = Vec::new();
+        let mut state = state;
+        for t in 0..time {
+            let at = |x: &Tensor<Inner, 4>| x.clone().narrow(2, t, 1);
+            let (output, next) = linear::recurrent(at(&q), at(&k), at(&v), state);
+            outputs.push(output);
+            state = next;
+        }
+        close("recurrent", &Tensor::cat(outputs, 2), &file.float("o"), TOLERANCE);
+    }
+}
+
+/// `sum(output * w_o)` and the gradients of `inputs` against the file's.
+fn check_gradients<const R: usize>(file: &Golden, output: Tensor<Train, 4>, inputs: &[(&str, &Tensor<Train, R>)]) {
+    let gradients = (output * file.float("w_o")).sum().backward();
+    for (name, tensor) in inputs {
+        let found = tensor.grad(&gradients).expect("a gradient");
+        close(&format!("gradient of {name}"), &found, &file.float::<Inner, R>(&format!("grad_{name}")), GRADIENT_TOLERANCE);
+    }
+}
+
+#[test]
+fn sliding_window_with_sinks_agrees_with_torch() {
+    let file = Golden::open("mixers/sliding_window_sinks.safetensors");
+    let span = Span { window: Some(7), sinks: 2 };
+    let positions = Positions::range(0, 50);
+    let scale = 8_f64.powf(-0.5);
+    let inputs = ["q", "k", "v"].map(|name| file.float::<Train, 4>(name).require_grad());
+    let [q, k, v] = inputs.clone();
+    let hidden = positions.hidden(&positions, span, &Default::default());
+    let naive = softmax::naive(q.clone(), k.clone(), v.clone(), hidden, scale);
+    close("naive", &naive.inner(), &file.float("o"), TOLERANCE);
+    for chunk in [16, 32, 64] {
+        let output = softmax::chunk(q.clone(), k.clone(), v.clone(), &positions, span, scale, chunk);
+        close(&format!("chunk {chunk}"), &output.inner(), &file.float("o"), TOLERANCE);
+    }
+    let output = softmax::attend(q, k, v, &positions, span, scale);
+    close("fused", &output.clone().inner(), &file.float("o"), TOLERANCE);
+    let [q, k, v] = &inputs;
+    check_gradients(&file, output, &[("q", q), ("k", k), ("v", v)]);
+}
+
+#[test]
+fn hedgehog_agrees_with_torch() {
+    let file = Golden::open("mixers/hedgehog.safetensors");
+    let inputs = ["q", "k", "v"].map(|name| file.float::<Train, 4>(name).require_grad());
+    // The file holds [head, output, input].
+    let weight = file.float::<Train, 3>("weight").require_grad();
+    let map = |x: &Tensor<Train, 4>| feature_map::hedgehog(x.clone(), weight.clone().swap_dims(1, 2));
+    let [q, k, v] = &inputs;
+    let state = linear::empty_state([1, 2, 16, 8], &Default::default());
+    let (output, _) = linear::chunk(map(q), map(k), v.clone(), state, 16);
+    close("output", &output.clone().inner(), &file.float("o"), TOLERANCE);
+    check_gradients(&file, output.clone(), &[("q", q), ("k", k), ("v", v)]);
+    let (output, _) = linear::chunk(map(q), map(k), v.clone(), linear::empty_state([1, 2, 16, 8], &Default::default()), 16);
+    check_gradients(&file, output, &[("weight", &weight)]);
+}
+
+/// The sublayer with the weights of transformers' `Qwen3_5GatedDeltaNet`.
+fn module(file: &Golden) -> GatedDelta<Inner> {
+    let shape = AttentionShape { hidden: 24, heads: 2, kv_heads: 2, head_dim: 6, qkv_bias: false, output_bias: false, qk_norm: false, eps: 1e-6 };
+    let Mixer::GatedDelta(mut module) = (MixerConfig::GatedDelta { convolution: 4 }).init::<Inner>(&shape, &Default::default()) else { unreachable!() };
+    let matrix = |name: &str| burn::module::Param::from_tensor(file.float::<Inner, 2>(&format!("{name}.weight")).transpose());
+    let vector = |name: &str| burn::module::Param::from_tensor(file.float::<Inner, 1>(name));
+    module.in_proj_qkv.weight = matrix("in_proj_qkv");
+    module.in_proj_z.weight = matrix("in_proj_z");
+    module.in_proj_b.weight = matrix("in_proj_b");
+    module.in_proj_a.weight = matrix("in_proj_a");
+    module.out_proj.weight = matrix("out_proj");
+    module.conv1d.weight = burn::module::Param::from_tensor(file.float("conv1d.weight"));
+    module.a_log = vector("A_log");
+    module.dt_bias = vector("dt_bias");
+    module.norm.weight = vector("norm.weight");
+    module
+}
+
+/// What a layer knows about tokens at these positions; no rotary tables, which this sublayer does not use.
+fn context(positions: Positions) -> dtr_models::Context<Inner> {
+    let device = Default::default();
+    let none = Tensor::zeros([1, 1, positions.length(), 3], &device);
+    dtr_models::Context { tokens: positions.tokens(&device), positions, rotary: dtr_models::rope::Rotary { cos: none.clone(), sin: none } }
+}
+
+#[test]
+fn the_gated_delta_sublayer_is_that_of_qwen3_5() {
+    let file = Golden::open("mixers/gated_delta_module.safetensors");
+    let module = module(&file);
+    let x = file.float::<Inner, 3>("x");
+    let (y, _) = module.forward(x.clone(), &context(Positions::range(0, 37)), module.empty_state(2));
+    close("output", &y, &file.float("y"), TOLERANCE);
+
+    let (first, mut state) = module.forward(x.clone().narrow(1, 0, 30), &context(Positions::range(0, 30)), module.empty_state(2));
+    close("state after 30 tokens", &state.matrix, &file.float("state_after_prefill"), TOLERANCE);
+    let mut parts = vec![first];
+    for t in 30..37 {
+        let (y, next) = module.forward(x.clone().narrow(1, t, 1), &context(Positions::range(t, 1)), state);
+        parts.push(y);
+        state = next;
+    }
+    close("prefill and decode", &Tensor::cat(parts, 1), &file.float("y_cached"), TOLERANCE);
+
+    let mask: Vec<Vec<bool>> = mask_rows(&file);
+    let positions = Positions::padded(&mask, &[0, 0]);
+    let (y, _) = module.forward(file.float("x_left"), &context(positions), module.empty_state(2));
+    let first = mask[1].iter().filter(|token| !**token).count();
+    let valid = |x: Tensor<Inner, 3>| x.slice([1..2, first..37, 0..24]);
+    close("left padding", &valid(y), &valid(file.float("y_left")), TOLERANCE);
+}
+
+fn mask_rows(file: &Golden) -> Vec<Vec<bool>> {
+    let mask = file.float::<Inner, 2>("mask").into_data().convert::<f32>();
+    mask.iter::<f32>().map(|value| value > 0.5).collect::<Vec<_>>().chunks(37).map(<[bool]>::to_vec).collect()
+}
+
+#[test]
+fn hard_cases_stay_finite() {
+    let shape = [1, 2, 512, 8];
+    let device = Default::default();
+    let same = numbers::<Inner, 4>([1, 2, 1, 8], 1).expand(shape);
+    let flat = |value: f32| Tensor::<Inner, 3>::full([1, 2, 512], value, &device);
+    for g in [0.0, -50.0, -1e4] {
+        let inputs = Inputs { q: same.clone(), k: norm::unit(same.clone(), 1.0, 1e-6), v: numbers(shape, 2), g: flat(g), beta: flat(1.0) };
+        let state = delta::empty_state([1, 2, 8, 8], &device);
+        let (naive, _) = delta::naive(&inputs, state.clone());
+        for (output, _) in [delta::scan(inputs.clone(), state.clone()), delta::chunk(inputs, state, 64)] {
+            close(&format!("identical keys, g = {g}"), &output, &naive, 1e-4);
+        }
+    }
+    let inner_rule: fn(Tensor<Train, 1>) -> <Train as AutodiffBackend>::Gradients = |loss| loss.backward();
+    let x = numbers::<Train, 4>(shape, 3).require_grad();
+    let ones = Tensor::<Train, 3>::ones([1, 2, 512], &device);
+    let inputs = Inputs { q: x.clone(), k: norm::unit(x.clone(), 1.0, 1e-6), v: x.clone(), g: ones.clone().neg().mul_scalar(50.0), beta: ones };
+    let gradients = inner_rule(delta::scan(inputs, delta::empty_state([1, 2, 8, 8], &device)).0.sum());
+    assert!(x.grad(&gradients).expect("a gradient").is_finite().all().into_scalar().elem::<bool>());
+}

@@ -1,0 +1,143 @@
+//! Logits against transformers for every family, and what is refused. The files are made by `golden/make_models.py`.
+
+use std::path::Path;
+
+use burn::prelude::*;
+use dtr_attention::Positions;
+use dtr_models::{Decoder, checkpoint};
+use dtr_tests::{Golden, Inner, difference, golden, ids};
+
+/// Logits of padded rows.
+fn padded_logits(model: &Decoder<Inner>, rows: &[Vec<i64>], mask: &[Vec<i64>]) -> Tensor<Inner, 3> {
+    let mask: Vec<Vec<bool>> = mask.iter().map(|row| row.iter().map(|&token| token == 1).collect()).collect();
+    let positions = Positions::padded(&mask, &vec![0; mask.len()]);
+    let hidden = model.forward(ids(rows), positions, &mut model.empty_state(rows.len()));
+    model.head(hidden)
+}
+
+fn check(case: &str) {
+    let device = Default::default();
+    let (_, model) = checkpoint::load::<Inner>(&golden(&format!("models/{case}")), &device).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let file = Golden::open(&format!("models/{case}/expected.safetensors"));
+    let agrees = |what: &str, found: &Tensor<Inner, 3>, wanted: &Tensor<Inner, 3>| {
+        let found = difference(found, wanted);
+        assert!(found <= 1e-4, "{case}, {what}: logits differ by {found:e}");
+    };
+    agrees("logits", &model.logits(ids(&file.rows("ids"))), &file.float("logits"));
+    for side in ["left", "right"] {
+        let rows = file.rows(&format!("padded_{side}_ids"));
+        let mask = file.rows(&format!("padded_{side}_mask"));
+        let tokens = ids::<Inner>(&mask).float().unsqueeze_dim::<3>(2);
+        let found = padded_logits(&model, &rows, &mask) * tokens;
+        agrees(&format!("padded {side}"), &found, &file.float(&format!("padded_{side}_logits")));
+    }
+}
+
+#[test]
+fn llama_agrees_with_transformers() {
+    for case in ["gqa", "rope_llama3", "rope_linear", "head_dim_10", "biases", "tied", "shards", "bf16"] {
+        check(&format!("llama_{case}"));
+    }
+}
+
+#[test]
+fn mistral_agrees_with_transformers() {
+    for case in ["window", "full"] {
+        check(&format!("mistral_{case}"));
+    }
+}
+
+#[test]
+fn qwen2_agrees_with_transformers() {
+    for case in ["tied", "head_dim_14", "window_above"] {
+        check(&format!("qwen2_{case}"));
+    }
+}
+
+#[test]
+fn qwen3_agrees_with_transformers() {
+    for case in ["gqa_3", "mha", "biases"] {
+        check(&format!("qwen3_{case}"));
+    }
+}
+
+#[test]
+fn a_saved_model_is_the_model() {
+    let device = Default::default();
+    for case in ["llama_biases", "llama_tied", "qwen3_gqa_3", "mistral_window"] {
+        let parent = golden(&format!("models/{case}"));
+        let (config, model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
+        let directory = tempfile::tempdir().expect("a directory");
+        checkpoint::save(directory.path(), &config, &model, &parent).expect("saved");
+        let (again, loaded) = checkpoint::load::<Inner>(directory.path(), &device).expect("a model");
+        assert_eq!(config, again);
+        let rows = Golden::open(&format!("models/{case}/expected.safetensors")).rows("ids");
+        assert!(difference(&model.logits(ids(&rows)), &loaded.logits(ids(&rows))).abs() < f32::EPSILON);
+    }
+}
+
+/// Loads a copy of a good checkpoint after `spoil`, and looks for `parts` in the error.
+fn refused(spoil: impl FnOnce(&Path), parts: &[&str]) {
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("models/llama_gqa").join(name), directory.path().join(name)).expect("copied");
+    }
+    spoil(directory.path());
+    let Err(error) = checkpoint::load::<Inner>(directory.path(), &Default::default()) else { panic!("accepted, expected {parts:?}") };
+    let message = error.to_string();
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is missing in: {message}");
+    }
+}
+
+/// Replaces text in `config.json`.
+fn config(directory: &Path, key: &str, value: &serde_json::Value) {
+    let path = directory.join("config.json");
+    let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).expect("text")).expect("JSON");
+    json[key] = value.clone();
+    std::fs::write(path, json.to_string()).expect("written");
+}
+
+/// Rewrites the weights.
+fn weights(directory: &Path, change: impl FnOnce(&mut Vec<(String, Vec<usize>, Vec<u8>)>)) {
+    use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+    let path = directory.join("model.safetensors");
+    let bytes = std::fs::read(&path).expect("bytes");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut tensors: Vec<_> = file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec(), view.data().to_vec())).collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|(name, shape, bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a tensor")));
+    std::fs::write(path, safetensors::serialize(views, None).expect("serialised")).expect("written");
+}
+
+#[test]
+fn checkpoints_that_do_not_fit_are_refused() {
+    use serde_json::json;
+    refused(|at| config(at, "model_type", &json!("mamba")), &["config.json", "\"mamba\"", "llama, mistral, qwen2, qwen3"]);
+    refused(|at| config(at, "hidden_act", &json!("gelu")), &["hidden_act", "gelu", "silu"]);
+    refused(|at| config(at, "rope_parameters", &json!({"rope_type": "longrope", "rope_theta": 1e4})), &["rope_type", "longrope", "default, linear, llama3"]);
+    refused(|at| config(at, "num_hidden_layers", &json!(3)), &["does not match", "missing", "model.layers.2."]);
+    refused(|at| config(at, "num_hidden_layers", &json!(1)), &["0 missing", "unexpected", "model.layers.1."]);
+    refused(|at| config(at, "num_hidden_layers", &json!("two")), &["num_hidden_layers", "positive whole number"]);
+    refused(|at| config(at, "intermediate_size", &json!(41)), &["gate_proj.weight", "[40, 32]", "expected [41, 32]"]);
+    refused(|at| weights(at, |tensors| tensors.retain(|tensor| !tensor.0.contains("layers.1.mlp.up"))), &["1 missing", "model.layers.1.mlp.up_proj.weight"]);
+    refused(|at| weights(at, |tensors| tensors.push(("spare".into(), vec![1], vec![0; 4]))), &["1 unexpected", "spare"]);
+    let cut = |at: &Path| {
+        let path = at.join("model.safetensors");
+        let bytes = std::fs::read(&path).expect("bytes");
+        std::fs::write(path, &bytes[..bytes.len() - 100]).expect("written");
+    };
+    refused(cut, &["damaged or cut off", "model.safetensors"]);
+    refused(|at| std::fs::write(at.join("config.json"), "{").expect("written"), &["config is not valid"]);
+    refused(|at| std::fs::remove_file(at.join("model.safetensors")).expect("removed"), &["could not read", "model.safetensors"]);
+    let Err(error) = checkpoint::load::<Inner>(&golden("models/llama_rope_yarn"), &Default::default()) else { panic!("yarn was accepted") };
+    assert!(error.to_string().contains("\"yarn\""), "{error}");
+}
+
+#[test]
+fn a_tokenizer_with_more_tokens_than_the_embedding_is_refused() {
+    let Err(error) = dtr_models::Tokenizer::load(&dtr_tests::tiny_qwen3(), 2000) else { panic!("accepted") };
+    for part in ["2048 tokens", "at most 2000"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
