@@ -4,7 +4,7 @@ use burn::prelude::*;
 use dtr_attention::delta::{self, Inputs};
 use dtr_attention::{MixerBackend, Positions, Span, convolution, gate, linear, norm, rotary, softmax};
 use dtr_models::generate::{Sampling, Session, generate};
-use dtr_models::{AttentionShape, Context, DecoderConfig, Mixer, MixerConfig, MixerState, checkpoint};
+use dtr_models::{AttentionShape, Context, DecoderConfig, Mixer, MixerConfig, checkpoint};
 use dtr_tests::{Inner, Train, close, difference, golden, ids, numbers, tiny_qwen3};
 use proptest::prelude::*;
 
@@ -39,18 +39,6 @@ fn context(positions: Positions) -> Context<Inner> {
     let rope = dtr_models::rope::Rope { theta: 100.0, scaling: dtr_models::rope::RopeScaling::Default };
     let device = Default::default();
     Context { rotary: rope.tables(SHAPE.head_dim, &positions, &device), tokens: positions.tokens(&device), positions }
-}
-
-fn states_agree(what: &str, a: &MixerState<Inner>, b: &MixerState<Inner>) {
-    match (a, b) {
-        (MixerState::Linear(a), MixerState::Linear(b)) => close(what, a, b, 1e-5),
-        (MixerState::Delta(a), MixerState::Delta(b)) => {
-            close(what, &a.matrix, &b.matrix, 1e-5);
-            close(what, &a.convolution, &b.convolution, 1e-5);
-        }
-        (MixerState::KeyValues(_), MixerState::KeyValues(_)) => {}
-        _ => panic!("states of different kinds"),
-    }
 }
 
 #[test]
@@ -299,8 +287,8 @@ macro_rules! check_backward {
         let gradient = $probed.grad(&$gradients).expect("a gradient");
         let values = ($($x.clone().inner(),)*);
         check_differences(concat!($what, ", ", stringify!($probed)), &$probed.clone().inner(), &gradient, |moved| {
-            let ($($x,)*) = values.clone();
             #[allow(unused_variables, reason = "the probed input takes the place of its own value")]
+            let ($($x,)*) = values.clone();
             let $probed = moved;
             weighted($operation)
         });

@@ -1,6 +1,5 @@
 //! The bundled checkpoint: what transformers computes with it, what its tokenizer gives, and that scoring is generation.
 
-use burn::prelude::*;
 use dtr_eval::task::Phonebook;
 use dtr_eval::{Metric, Scorer, Split, Task};
 use dtr_models::generate::{Sampling, generate};

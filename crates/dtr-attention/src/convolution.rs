@@ -42,6 +42,9 @@ pub fn causal<B: Backend>(x: Tensor<B, 3>, weight: Tensor<B, 2>, state: Tensor<B
 /// `x [B, T, N]`, `state [B, W - 1, N]` -> `[B, W - 1, N]`.
 pub fn next_state<B: Backend>(x: Tensor<B, 3>, state: Tensor<B, 3>, tokens: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
     let [batch, kept, channels] = state.dims();
+    if kept == 0 {
+        return state;
+    }
     let x = Tensor::cat(vec![state, x], 1);
     let length = x.dims()[1];
     match tokens {

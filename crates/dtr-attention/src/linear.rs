@@ -36,14 +36,15 @@ pub fn chunk<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, stat
     let q = chunks::split(q, chunk);
     let k = chunks::split(k, chunk);
     let v = chunks::split(with_ones(v), chunk);
-    // States in front of each chunk: the sums of all earlier chunks.
+    // States in front of each chunk, the sums of all earlier chunks, and the one after the last.
     let added = k.clone().transpose().matmul(v.clone());
     let count = added.dims()[2];
     let after = added.cumsum(2) + state.clone().unsqueeze_dim(2);
-    let before = Tensor::cat(vec![state.unsqueeze_dim(2), after.clone().narrow(2, 0, count - 1)], 2);
+    let states = Tensor::cat(vec![state.unsqueeze_dim(2), after], 2);
+    let before = states.clone().narrow(2, 0, count);
     let inside = q.clone().matmul(k.transpose()).tril(0).matmul(v);
     let out = normalised(chunks::join(inside + q.matmul(before), time));
-    (out, after.narrow(2, count - 1, 1).squeeze_dim(2))
+    (out, states.narrow(2, count, 1).squeeze_dim(2))
 }
 
 /// One token with state; `T = 1`. Shapes as in [`chunk`].

@@ -4,9 +4,9 @@ use burn::tensor::DType;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::simd::{Arithmetic, Kernel, LANES, dispatch, dot, exp, lanes};
+use super::simd::{Arithmetic, Kernel, LANES, axpy, dispatch, dot, exp};
 use super::threads;
-use super::tile::{KEYS, Keys, QUERIES, Row, axpy, exp_all, row, scores, take, zip};
+use super::tile::{KEYS, Keys, QUERIES, Row, exp_all, load, scores, splat, store, take, zip, zip_all};
 use super::views::{View, dims, readable, tensor};
 use crate::position::{Positions, Span};
 
@@ -157,27 +157,27 @@ impl Kernel for Many<'_> {
         let mut block = Block::new(self.inputs, self.place, self.output.len() / values);
         block.attend::<A>(self.inputs);
         for (i, output) in self.output.chunks_exact_mut(values).enumerate() {
-            for (output, column) in output.iter_mut().zip(&block.output) {
-                *output = column[i / LANES][i % LANES];
+            for (output, column) in output.iter_mut().zip(block.output.chunks_exact(QUERIES)) {
+                *output = column[i];
             }
         }
     }
 }
 
-/// A block of queries on its way through the keys.
+/// A block of queries on its way through the keys. Matrices are `[.., QUERIES]`.
 pub(super) struct Block {
-    pub place: Place,
+    place: Place,
     /// Number of queries, at most [`QUERIES`].
-    pub count: usize,
+    count: usize,
     /// The queries times the scale, `D` columns.
-    pub queries: Vec<Row>,
+    pub queries: Vec<f32>,
     positions: [i32; QUERIES],
     /// `V` columns.
-    pub output: Vec<Row>,
+    pub output: Vec<f32>,
     /// Highest score of each query.
-    pub highest: Row,
+    pub highest: [f32; QUERIES],
     /// One over the sum of `exp(score - highest)`.
-    pub share: Row,
+    pub share: [f32; QUERIES],
 }
 
 impl Block {
@@ -191,42 +191,40 @@ impl Block {
         let mut block = Self {
             place,
             count,
-            queries: vec![[[0.0; LANES]; 2]; width],
+            queries: vec![0.0; width * QUERIES],
             positions,
-            output: vec![[[0.0; LANES]; 2]; values],
-            highest: [[LOWEST; LANES]; 2],
-            share: [[0.0; LANES]; 2],
+            output: vec![0.0; values * QUERIES],
+            highest: [LOWEST; QUERIES],
+            share: [0.0; QUERIES],
         };
         let view = View::<4>::new(&inputs.tensors[0]);
         for i in 0..count {
-            for (column, q) in block.queries.iter_mut().zip(view.row(place.batch, place.head, place.first + i)) {
-                column[i / LANES][i % LANES] = q * inputs.scale;
+            for (column, q) in block.queries.chunks_exact_mut(QUERIES).zip(view.row(place.batch, place.head, place.first + i)) {
+                column[i] = q * inputs.scale;
             }
         }
         block
     }
 
-    /// Calls `f` with the first key and the number of keys of each block that any of the queries sees, and whether all do.
+    /// First key, number of keys and sight of each block of keys that any of the queries sees.
     #[inline(always)]
-    pub fn for_each_seen(&mut self, inputs: &Inputs, mut f: impl FnMut(&mut Self, usize, usize, Sight)) {
+    pub fn seen<'a>(&self, inputs: &'a Inputs<'a>) -> impl Iterator<Item = (usize, usize, Sight)> + use<'a> {
+        let batch = self.place.batch;
         let reach = inputs.reach(self.place.first + self.count - 1);
         let range = self.positions.iter().fold([i32::MAX, i32::MIN], |[low, high], &p| [low.min(p), high.max(p)]);
-        for first in (0..reach).step_by(KEYS) {
-            let sight = inputs.sight(self.place.batch, first, range);
-            if sight != Sight::None {
-                f(self, first, KEYS.min(reach - first), sight);
-            }
-        }
+        let blocks = (0..reach).step_by(KEYS);
+        let blocks = blocks.map(move |first| (first, KEYS.min(reach - first), inputs.sight(batch, first, range)));
+        blocks.filter(|&(.., sight)| sight != Sight::None)
     }
 
     /// Scores of the keys from `first` on, hidden ones at minus infinity.
     #[inline(always)]
-    pub fn scores<A: Arithmetic>(&self, inputs: &Inputs, keys: Keys, first: usize, sight: Sight, out: &mut [Row]) {
+    pub fn scores<A: Arithmetic>(&self, inputs: &Inputs, keys: Keys, first: usize, sight: Sight, out: &mut [f32]) {
         scores::<A>(keys, first, &self.queries, out);
         if sight == Sight::Some {
-            let positions = &inputs.keys(self.place.batch)[first..first + out.len()];
-            for (out, &key) in out.iter_mut().zip(positions) {
-                for (out, &query) in out.as_flattened_mut().iter_mut().zip(&self.positions) {
+            let positions = &inputs.keys(self.place.batch)[first..];
+            for (out, &key) in out.chunks_exact_mut(QUERIES).zip(positions) {
+                for (out, &query) in out.iter_mut().zip(&self.positions) {
                     *out = if inputs.sees(query, key) { *out } else { HIDDEN };
                 }
             }
@@ -235,39 +233,36 @@ impl Block {
 
     /// The softmax over all keys and what the queries take of the values.
     #[inline(always)]
-    pub fn attend<A: Arithmetic>(&mut self, inputs: &Inputs) {
+    pub fn attend<A: Arithmetic>(&mut self, inputs: &Inputs<'_>) {
         let [keys, values] = inputs.group(self.place.batch, self.place.group);
-        let mut weights = [[[0.0; LANES]; 2]; KEYS];
-        let mut total: Row = [[0.0; LANES]; 2];
-        self.for_each_seen(inputs, |block, first, count, sight| {
-            let weights = &mut weights[..count];
-            block.scores::<A>(inputs, keys, first, sight, weights);
-            let mut highest = block.highest;
-            for weight in weights.iter() {
-                highest = zip(weight, &highest, |score, highest| if score > highest { score } else { highest });
+        let mut weights = [0.0; KEYS * QUERIES];
+        let mut total: Row<A> = splat::<A>(0.0);
+        for (first, count, sight) in self.seen(inputs) {
+            let weights = &mut weights[..count * QUERIES];
+            self.scores::<A>(inputs, keys, first, sight, weights);
+            let before = load::<A>(&self.highest);
+            let mut highest = before;
+            for weight in weights.chunks_exact(QUERIES) {
+                highest = zip::<A>(load::<A>(weight), highest, A::max);
             }
-            let mut fade = [zip(&block.highest, &highest, |before, now| before - now)];
+            let mut fade = [0.0; QUERIES];
+            store::<A>(zip::<A>(before, highest, A::sub), &mut fade);
             exp_all::<A>(&mut fade);
-            let [fade] = fade;
-            block.highest = highest;
-            for weight in weights.iter_mut() {
-                *weight = zip(weight, &highest, |score, highest| score - highest);
-            }
+            let fade = load::<A>(&fade);
+            store::<A>(highest, &mut self.highest);
+            zip_all::<A>(weights, highest, A::sub);
             exp_all::<A>(weights);
-            total = zip(&total, &fade, |total, fade| total * fade);
-            for weight in weights.iter() {
-                total = axpy::<A>(1.0, weight, total);
+            total = zip::<A>(total, fade, A::mul);
+            for weight in weights.chunks_exact(QUERIES) {
+                total = zip::<A>(total, load::<A>(weight), A::add);
             }
-            for column in &mut block.output {
-                *column = zip(column, &fade, |column, fade| column * fade);
-            }
-            take::<A>(values, first, weights, &mut block.output);
-        });
-        // No key was seen: the output is 0.
-        self.share = row(|i| if total[i / LANES][i % LANES] == 0.0 { 0.0 } else { 1.0 / total[i / LANES][i % LANES] });
-        for column in &mut self.output {
-            *column = zip(column, &self.share, |column, share| column * share);
+            zip_all::<A>(&mut self.output, fade, A::mul);
+            take::<A>(values, first, weights, &mut self.output);
         }
+        store::<A>(total, &mut self.share);
+        // Where no key was seen the output is 0.
+        self.share = self.share.map(|total| if total == 0.0 { 0.0 } else { 1.0 / total });
+        zip_all::<A>(&mut self.output, load::<A>(&self.share), A::mul);
     }
 }
 
@@ -307,11 +302,11 @@ impl Kernel for One<'_> {
             }
             let fade = exp::<A>(highest - best);
             highest = best;
-            let mut sums = [0.0; LANES];
+            let mut sums = A::splat(0.0);
             for weights in weights.chunks_exact(LANES) {
-                sums = lanes(|i| sums[i] + weights[i]);
+                sums = A::add(sums, A::load(weights));
             }
-            total = A::mul_add(total, fade, super::simd::sum(sums));
+            total = A::fused(total, fade, A::sum(sums));
             take_one::<A>(values, first, &weights[..count], fade, output);
         }
         let share = if total == 0.0 { 0.0 } else { 1.0 / total };
@@ -324,26 +319,25 @@ impl Kernel for One<'_> {
 /// `output <- fade output + sum_j weights[j] values[first + j]`.
 #[inline(always)]
 fn take_one<A: Arithmetic>(values: Keys, first: usize, weights: &[f32], fade: f32, output: &mut [f32]) {
-    const HELD: usize = 4 * LANES;
-    let whole = output.len() / HELD * HELD;
-    for c in (0..whole).step_by(HELD) {
-        let mut sums = [[0.0; LANES]; 4];
+    const REGISTERS: usize = 4;
+    let mut c = 0;
+    let mut held = output.chunks_exact_mut(REGISTERS * LANES);
+    for output in &mut held {
+        let mut sums: [A::Lanes; REGISTERS] = std::array::from_fn(|r| A::mul(A::load(&output[r * LANES..]), A::splat(fade)));
         for (j, &weight) in weights.iter().enumerate() {
-            let value: &[f32; HELD] = values.row(first + j)[c..c + HELD].try_into().expect("as many as held");
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = lanes(|i| A::mul_add(weight, value[r * LANES + i], sum[i]));
+            let value = &values.row(first + j)[c..c + REGISTERS * LANES];
+            for r in 0..REGISTERS {
+                sums[r] = A::mul_add(A::splat(weight), A::load(&value[r * LANES..]), sums[r]);
             }
         }
-        for (output, sum) in output[c..c + HELD].iter_mut().zip(sums.as_flattened()) {
-            *output = A::mul_add(*output, fade, *sum);
+        for (r, sum) in sums.into_iter().enumerate() {
+            A::store(sum, &mut output[r * LANES..]);
         }
+        c += REGISTERS * LANES;
     }
-    let rest = &mut output[whole..];
-    if rest.is_empty() {
-        return;
-    }
+    let rest = held.into_remainder();
     rest.iter_mut().for_each(|output| *output *= fade);
     for (j, &weight) in weights.iter().enumerate() {
-        super::simd::axpy::<A>(weight, &values.row(first + j)[whole..], rest);
+        axpy::<A>(weight, &values.row(first + j)[c..], rest);
     }
 }

@@ -7,9 +7,9 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::attention::{Block, Dims, Inputs, Place};
-use super::simd::{Arithmetic, Kernel, LANES, dispatch};
+use super::simd::{Arithmetic, Kernel, dispatch};
 use super::threads;
-use super::tile::{KEYS, QUERIES, Row, exp_all, give, padded, scores, take, zip};
+use super::tile::{KEYS, QUERIES, Row, exp_all, give, load, padded, scores, splat, store, take, zip, zip_all};
 use super::views::{View, readable, tensor};
 use crate::position::{Positions, Span};
 
@@ -73,49 +73,48 @@ impl Backward<'_> {
         let mut block = Block::new(inputs, place, count);
         block.attend::<A>(inputs);
 
-        let mut flow = vec![[[0.0; LANES]; 2]; values];
+        let mut flow = vec![0.0; values * QUERIES];
         let mut flow_rows = vec![0.0; QUERIES * padded(values)];
         let mut query_rows = vec![0.0; QUERIES * padded(width)];
         for i in 0..count {
             let row = grad.row(place.batch, place.head, place.first + i);
             flow_rows[i * padded(values)..][..values].copy_from_slice(row);
-            for (flow, &grad) in flow.iter_mut().zip(row) {
-                flow[i / LANES][i % LANES] = grad;
+            for (flow, &grad) in flow.chunks_exact_mut(QUERIES).zip(row) {
+                flow[i] = grad;
             }
-            for (to, from) in query_rows[i * padded(width)..].iter_mut().zip(&block.queries) {
-                *to = from[i / LANES][i % LANES];
+            for (to, from) in query_rows[i * padded(width)..].iter_mut().zip(block.queries.chunks_exact(QUERIES)) {
+                *to = from[i];
             }
         }
-        let mut along: Row = [[0.0; LANES]; 2];
-        for (flow, output) in flow.iter().zip(&block.output) {
-            let product = zip(flow, output, |flow, output| flow * output);
-            along = zip(&product, &along, |product, along| product + along);
+        let mut along: Row<A> = splat::<A>(0.0);
+        for (flow, output) in flow.chunks_exact(QUERIES).zip(block.output.chunks_exact(QUERIES)) {
+            along = zip::<A>(zip::<A>(load::<A>(flow), load::<A>(output), A::mul), along, A::add);
         }
 
-        let mut by_queries = vec![[[0.0; LANES]; 2]; width];
-        let mut weights = [[[0.0; LANES]; 2]; KEYS];
-        let mut slopes = [[[0.0; LANES]; 2]; KEYS];
-        block.for_each_seen(inputs, |block, first, count, sight| {
-            let (weights, slopes) = (&mut weights[..count], &mut slopes[..count]);
+        let mut by_queries = vec![0.0; width * QUERIES];
+        let (highest, share) = (load::<A>(&block.highest), load::<A>(&block.share));
+        let mut weights = [0.0; KEYS * QUERIES];
+        let mut slopes = [0.0; KEYS * QUERIES];
+        for (first, count, sight) in block.seen(inputs) {
+            let (weights, slopes) = (&mut weights[..count * QUERIES], &mut slopes[..count * QUERIES]);
             block.scores::<A>(inputs, k, first, sight, weights);
-            for weight in weights.iter_mut() {
-                *weight = zip(weight, &block.highest, |score, highest| score - highest);
-            }
+            zip_all::<A>(weights, highest, A::sub);
             exp_all::<A>(weights);
             scores::<A>(v, first, &flow, slopes);
-            for (weight, slope) in weights.iter_mut().zip(slopes.iter_mut()) {
-                *weight = zip(weight, &block.share, |weight, share| weight * share);
-                *slope = zip(slope, &along, |slope, along| slope - along);
-                *slope = zip(slope, weight, |slope, weight| slope * weight);
+            for (weight, slope) in weights.chunks_exact_mut(QUERIES).zip(slopes.chunks_exact_mut(QUERIES)) {
+                let share = zip::<A>(load::<A>(weight), share, A::mul);
+                let apart = zip::<A>(load::<A>(slope), along, A::sub);
+                store::<A>(share, weight);
+                store::<A>(zip::<A>(apart, share, A::mul), slope);
             }
             give::<A>(weights, &flow_rows, values, &mut by_v[first * values..(first + count) * values]);
             give::<A>(slopes, &query_rows, width, &mut by_k[first * width..(first + count) * width]);
             take::<A>(k, first, slopes, &mut by_queries);
-        });
+        }
         let rows = &mut by_q[(member * queries + place.first) * width..][..count * width];
         for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-            for (to, from) in row.iter_mut().zip(&by_queries) {
-                *to = from[i / LANES][i % LANES] * inputs.scale;
+            for (to, from) in row.iter_mut().zip(by_queries.chunks_exact(QUERIES)) {
+                *to = from[i] * inputs.scale;
             }
         }
     }

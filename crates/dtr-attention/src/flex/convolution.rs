@@ -70,7 +70,7 @@ impl<'a> Sequence<'a> {
         for j in 1..self.taps.len() / self.x.width {
             let (tap, x) = self.tap(t, j);
             for ((y, &tap), &x) in y.iter_mut().zip(tap).zip(x) {
-                *y = A::mul_add(tap, x, *y);
+                *y = A::fused(tap, x, *y);
             }
         }
     }
@@ -162,7 +162,7 @@ impl Kernel for SiluBackward<'_> {
             self.sequence.convolve::<A>(t, &mut flow);
             for (flow, &grad) in flow.iter_mut().zip(self.grad.row(self.sequence.batch, t)) {
                 let open = sigmoid::<A>(*flow);
-                *flow = grad * A::mul_add(*flow * open, 1.0 - open, open);
+                *flow = grad * A::fused(*flow * open, 1.0 - open, open);
             }
             for j in 0..width {
                 let (tap, x) = self.sequence.tap(t, j);
@@ -174,8 +174,8 @@ impl Kernel for SiluBackward<'_> {
                 };
                 let by_tap = &mut self.by_taps[j * channels..(j + 1) * channels];
                 for ((((by_input, by_tap), &flow), &tap), &x) in by_input.iter_mut().zip(by_tap).zip(&flow).zip(tap).zip(x) {
-                    *by_input = A::mul_add(flow, tap, *by_input);
-                    *by_tap = A::mul_add(flow, x, *by_tap);
+                    *by_input = A::fused(flow, tap, *by_input);
+                    *by_tap = A::fused(flow, x, *by_tap);
                 }
             }
         }

@@ -127,8 +127,8 @@ impl Kernel for RmsNormBackward<'_> {
             // With y = x scale(x): dx = scale (dy - y mean(dy y)).
             let along = dot::<A>(by_x, x) * scale * scale / width as f32;
             for (((by_x, by_weight), &x), &grad) in by_x.iter_mut().zip(by_weight.iter_mut()).zip(x).zip(grad) {
-                *by_x = A::mul_add(-along, x, *by_x);
-                *by_weight = A::mul_add(grad, x * scale, *by_weight);
+                *by_x = A::fused(-along, x, *by_x);
+                *by_weight = A::fused(grad, x * scale, *by_weight);
             }
         }
     }
@@ -168,8 +168,8 @@ impl Kernel for RotateHalf<'_> {
             let (left, right) = y.split_at_mut(half);
             for ((y, (&x0, &x1)), (cos, sin)) in left.iter_mut().zip(right).zip(x.0.iter().zip(x.1)).zip(tables) {
                 let sin = self.sign * sin;
-                *y.0 = A::mul_add(x0, *cos, -x1 * sin);
-                *y.1 = A::mul_add(x1, *cos, x0 * sin);
+                *y.0 = A::fused(x0, *cos, -x1 * sin);
+                *y.1 = A::fused(x1, *cos, x0 * sin);
             }
         }
     }
@@ -246,7 +246,7 @@ impl Kernel for SwiGluBackward<'_> {
                 let open = sigmoid::<A>(gate);
                 let silu = gate * open;
                 *by_up = grad * silu;
-                *by_gate = grad * up * A::mul_add(silu, 1.0 - open, open);
+                *by_gate = grad * up * A::fused(silu, 1.0 - open, open);
             }
         }
     }

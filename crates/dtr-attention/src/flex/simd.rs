@@ -1,41 +1,181 @@
-//! The instruction set: one body per kernel, compiled twice and chosen at run time; lanes, `exp` and `sigmoid`.
+//! The instruction set: each kernel's body is written once, compiled for each and chosen at run time; `exp` and `sigmoid`.
 //!
-//! Nothing here names a vector instruction. Bodies work on arrays of [`LANES`] numbers, which the compiler keeps in
-//! registers. What is inlined into the entry point of an instruction set is compiled for it, hence `inline(always)`.
+//! Sums of products name their registers, through [`Arithmetic`]; what goes number by number is left to the compiler's own
+//! vectoriser. All must be inlined into the entry point of an instruction set to be compiled for it, hence `inline(always)`.
 
-#![expect(unsafe_code, reason = "entering a function compiled for a detected instruction set is an unsafe call")]
+#![expect(unsafe_code, reason = "vector instructions, behind the check that the processor has them")]
 
-/// Numbers handled at a time.
+/// Numbers in a register.
 pub(super) const LANES: usize = 8;
 
-/// One register full of numbers.
-pub(super) type Lanes = [f32; LANES];
-
-/// How to multiply and add. A fused operation is fast only where the instruction exists; elsewhere it is a library call.
+/// How to multiply and add, one number or [`LANES`] of them at a time.
 pub(super) trait Arithmetic: Copy {
+    /// A register.
+    type Lanes: Copy;
+
     /// `a * b + c`.
-    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+    fn fused(a: f32, b: f32, c: f32) -> f32;
+
+    /// `x` in every lane.
+    fn splat(x: f32) -> Self::Lanes;
+
+    /// The first [`LANES`] numbers of `from`.
+    fn load(from: &[f32]) -> Self::Lanes;
+
+    /// Writes over the first [`LANES`] numbers of `to`.
+    fn store(x: Self::Lanes, to: &mut [f32]);
+
+    /// `a + b`.
+    fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// `a - b`.
+    fn sub(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// `a * b`.
+    fn mul(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// `a * b + c`.
+    fn mul_add(a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes;
+
+    /// The larger of each two; `b` where either is no number.
+    fn max(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes;
+
+    /// Sum of the lanes, by halves.
+    fn sum(x: Self::Lanes) -> f32;
 }
 
-/// Multiply and add with one rounding, on processors that can.
+/// What every processor can. A fused operation is a slow library call where there is no instruction for it.
 #[derive(Clone, Copy)]
-pub(super) struct Fused;
+struct Portable;
 
-/// Multiply, then add.
-#[derive(Clone, Copy)]
-pub(super) struct Plain;
+impl Arithmetic for Portable {
+    type Lanes = [f32; LANES];
 
-impl Arithmetic for Fused {
     #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
+    fn fused(a: f32, b: f32, c: f32) -> f32 {
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, c) } else { a * b + c }
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self::Lanes {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self::Lanes {
+        from[..LANES].try_into().expect("as many as lanes")
+    }
+
+    #[inline(always)]
+    fn store(x: Self::Lanes, to: &mut [f32]) {
+        to[..LANES].copy_from_slice(&x);
+    }
+
+    #[inline(always)]
+    fn add(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn mul(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn mul_add(a: Self::Lanes, b: Self::Lanes, c: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| Self::fused(a[i], b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn max(a: Self::Lanes, b: Self::Lanes) -> Self::Lanes {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn sum(x: Self::Lanes) -> f32 {
+        let four: [f32; 4] = std::array::from_fn(|i| x[i] + x[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
     }
 }
 
-impl Arithmetic for Plain {
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a * b + c
+/// AVX2 and FMA. Private: only [`dispatch`] names it, after it has asked the processor.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m256, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps, _mm256_castps256_ps128,
+        _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps,
+    };
+
+    use super::{Arithmetic, LANES};
+
+    #[derive(Clone, Copy)]
+    pub struct Avx2;
+
+    // SAFETY, all through: whoever names `Avx2` has detected the instructions; loads and stores go through references to as
+    // many numbers as they touch, and need no alignment.
+    impl Arithmetic for Avx2 {
+        type Lanes = __m256;
+
+        #[inline(always)]
+        fn fused(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+
+        #[inline(always)]
+        fn splat(x: f32) -> __m256 {
+            unsafe { _mm256_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        fn load(from: &[f32]) -> __m256 {
+            let from = &from[..LANES];
+            unsafe { _mm256_loadu_ps(from.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn store(x: __m256, to: &mut [f32]) {
+            let to = &mut to[..LANES];
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
+        }
+
+        #[inline(always)]
+        fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn sub(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn max(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_max_ps(a, b) }
+        }
+
+        #[inline(always)]
+        fn sum(x: __m256) -> f32 {
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+            }
+        }
     }
 }
 
@@ -51,53 +191,14 @@ pub(super) fn dispatch(kernel: impl Kernel) {
     {
         #[target_feature(enable = "avx2,fma")]
         fn wide(kernel: impl Kernel) {
-            kernel.run::<Fused>();
+            kernel.run::<avx2::Avx2>();
         }
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             // SAFETY: both features have just been detected.
             return unsafe { wide(kernel) };
         }
     }
-    // Every 64-bit ARM has the fused instruction in its base set.
-    #[cfg(target_arch = "aarch64")]
-    kernel.run::<Fused>();
-    #[cfg(not(target_arch = "aarch64"))]
-    kernel.run::<Plain>();
-}
-
-/// The first [`LANES`] numbers of `from`.
-#[inline(always)]
-pub(super) fn load(from: &[f32]) -> Lanes {
-    from[..LANES].try_into().expect("as many as lanes")
-}
-
-/// Writes `lanes` over the first [`LANES`] numbers of `to`.
-#[inline(always)]
-pub(super) fn store(lanes: Lanes, to: &mut [f32]) {
-    to[..LANES].copy_from_slice(&lanes);
-}
-
-/// `f(i)` in each lane.
-#[inline(always)]
-pub(super) fn lanes(mut f: impl FnMut(usize) -> f32) -> Lanes {
-    let mut result = [0.0; LANES];
-    for (i, lane) in result.iter_mut().enumerate() {
-        *lane = f(i);
-    }
-    result
-}
-
-/// `a * b + c`, lane by lane.
-#[inline(always)]
-pub(super) fn mul_add<A: Arithmetic>(a: Lanes, b: Lanes, c: Lanes) -> Lanes {
-    lanes(|i| A::mul_add(a[i], b[i], c[i]))
-}
-
-/// Sum of the lanes, by halves.
-#[inline(always)]
-pub(super) fn sum(x: Lanes) -> f32 {
-    let four = [x[0] + x[4], x[1] + x[5], x[2] + x[6], x[3] + x[7]];
-    (four[0] + four[2]) + (four[1] + four[3])
+    kernel.run::<Portable>();
 }
 
 /// `sum(a * b)`; equal lengths.
@@ -105,30 +206,23 @@ pub(super) fn sum(x: Lanes) -> f32 {
 pub(super) fn dot<A: Arithmetic>(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len();
     let b = &b[..n];
-    let mut total = [[0.0; LANES]; 2];
-    let mut i = 0;
-    while i + 2 * LANES <= n {
-        total[0] = mul_add::<A>(load(&a[i..]), load(&b[i..]), total[0]);
-        total[1] = mul_add::<A>(load(&a[i + LANES..]), load(&b[i + LANES..]), total[1]);
-        i += 2 * LANES;
-    }
-    if i + LANES <= n {
-        total[0] = mul_add::<A>(load(&a[i..]), load(&b[i..]), total[0]);
-        i += LANES;
+    let mut total = [A::splat(0.0); 2];
+    let whole = n / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        total[i / LANES % 2] = A::mul_add(A::load(&a[i..]), A::load(&b[i..]), total[i / LANES % 2]);
     }
     let mut rest = 0.0;
-    while i < n {
-        rest = A::mul_add(a[i], b[i], rest);
-        i += 1;
+    for i in whole..n {
+        rest = A::fused(a[i], b[i], rest);
     }
-    sum(lanes(|i| total[0][i] + total[1][i])) + rest
+    A::sum(A::add(total[0], total[1])) + rest
 }
 
 /// `y += a * x`; equal lengths.
 #[inline(always)]
 pub(super) fn axpy<A: Arithmetic>(a: f32, x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        *y = A::mul_add(a, x, *y);
+        *y = A::fused(a, x, *y);
     }
 }
 
@@ -146,14 +240,14 @@ pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
     let x = if below { LOWEST } else { x };
     // Not `f32::min`: that would hide NaN.
     let x = if x > HIGHEST { HIGHEST } else { x };
-    let shifted = A::mul_add(x, std::f32::consts::LOG2_E, ROUND);
+    let shifted = A::fused(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = A::mul_add(n, 2.121_944_4e-4, A::mul_add(n, -0.693_359_375, x));
+    let r = A::fused(n, 2.121_944_4e-4, A::fused(n, -0.693_359_375, x));
     let mut p = 1.987_569_15e-4;
     for coefficient in [1.398_199_95e-3, 8.333_451_9e-3, 4.166_579_6e-2, 1.666_666_55e-1, 0.5] {
-        p = A::mul_add(p, r, coefficient);
+        p = A::fused(p, r, coefficient);
     }
-    let p = A::mul_add(p, r * r, r) + 1.0;
+    let p = A::fused(p, r * r, r) + 1.0;
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     if below { 0.0 } else { p * power }
 }
@@ -162,4 +256,66 @@ pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
 #[inline(always)]
 pub(super) fn sigmoid<A: Arithmetic>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<A>(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Accuracy<'a> {
+        worst: &'a mut f64,
+    }
+
+    impl Kernel for Accuracy<'_> {
+        fn run<A: Arithmetic>(self) {
+            for i in -87_000..88_000 {
+                let x = i as f32 / 1000.0 + 0.000_37;
+                let exact = f64::from(x).exp();
+                *self.worst = self.worst.max((f64::from(exp::<A>(x)) - exact).abs() / exact);
+            }
+            assert_eq!(exp::<A>(f32::NEG_INFINITY), 0.0);
+            assert_eq!(exp::<A>(f32::MIN), 0.0);
+            assert_eq!(exp::<A>(0.0), 1.0);
+            assert_eq!(exp::<A>(f32::INFINITY), exp::<A>(89.0));
+            assert!(exp::<A>(f32::NAN).is_nan());
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate() {
+        let mut worst = [0.0; 2];
+        dispatch(Accuracy { worst: &mut worst[0] });
+        Accuracy { worst: &mut worst[1] }.run::<Portable>();
+        assert!(worst[0].max(worst[1]) < 2e-7, "relative errors {worst:e?}");
+    }
+
+    /// Both instruction sets, on the same numbers.
+    struct Sums<'a> {
+        found: &'a mut Vec<f32>,
+    }
+
+    impl Kernel for Sums<'_> {
+        fn run<A: Arithmetic>(self) {
+            let numbers: Vec<f32> = (0..37).map(|i| (i as f32 - 11.0) / 8.0).collect();
+            for n in 0..37 {
+                self.found.push(dot::<A>(&numbers[..n], &numbers[..n]));
+            }
+            let (a, b) = (A::load(&numbers), A::load(&numbers[20..]));
+            for x in [A::add(a, b), A::sub(a, b), A::mul(a, b), A::max(a, b), A::mul_add(a, b, A::splat(2.0))] {
+                let mut stored = [0.0; LANES];
+                A::store(x, &mut stored);
+                self.found.extend(stored);
+                self.found.push(A::sum(x));
+            }
+        }
+    }
+
+    #[test]
+    fn instruction_sets_agree() {
+        let (mut found, mut portable) = (Vec::new(), Vec::new());
+        dispatch(Sums { found: &mut found });
+        Sums { found: &mut portable }.run::<Portable>();
+        // All these numbers are exact.
+        assert_eq!(found, portable);
+    }
 }

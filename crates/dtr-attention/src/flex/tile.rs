@@ -1,12 +1,12 @@
 //! Products of a block of queries with a block of keys, the queries side by side in the lanes.
 //!
 //! A row of keys or values is read number by number and multiplied with all queries at once. So nothing is padded, copied or
-//! summed across lanes, whatever the head width.
+//! summed across lanes, whatever the head width. A matrix `[n, QUERIES]` is a slice of `n * QUERIES` numbers.
 
-use super::simd::{Arithmetic, LANES, Lanes, exp, lanes, mul_add};
+use super::simd::{Arithmetic, LANES, exp};
 use super::views::View;
 
-/// Queries in a block.
+/// Queries in a block: two registers.
 pub(super) const QUERIES: usize = 2 * LANES;
 
 /// Keys in a block.
@@ -16,32 +16,52 @@ pub(super) const KEYS: usize = 64;
 const HELD: usize = 4;
 
 /// One number for each query.
-pub(super) type Row = [Lanes; 2];
+pub(super) type Row<A> = [<A as Arithmetic>::Lanes; 2];
 
-/// Row `f(lane)`.
+/// `x` for all queries.
 #[inline(always)]
-pub(super) fn row(mut f: impl FnMut(usize) -> f32) -> Row {
-    [lanes(&mut f), lanes(|i| f(i + LANES))]
+pub(super) fn splat<A: Arithmetic>(x: f32) -> Row<A> {
+    [A::splat(x); 2]
 }
 
-/// `f(a, b)`, query by query.
 #[inline(always)]
-pub(super) fn zip(a: &Row, b: &Row, mut f: impl FnMut(f32, f32) -> f32) -> Row {
-    [lanes(|i| f(a[0][i], b[0][i])), lanes(|i| f(a[1][i], b[1][i]))]
+pub(super) fn load<A: Arithmetic>(from: &[f32]) -> Row<A> {
+    [A::load(from), A::load(&from[LANES..])]
 }
 
-/// `a * x + y` with one factor for all queries.
 #[inline(always)]
-pub(super) fn axpy<A: Arithmetic>(a: f32, x: &Row, y: Row) -> Row {
-    [mul_add::<A>([a; LANES], x[0], y[0]), mul_add::<A>([a; LANES], x[1], y[1])]
+pub(super) fn store<A: Arithmetic>(row: Row<A>, to: &mut [f32]) {
+    A::store(row[0], to);
+    A::store(row[1], &mut to[LANES..]);
+}
+
+/// `f(a, b)`, register by register.
+#[inline(always)]
+pub(super) fn zip<A: Arithmetic>(a: Row<A>, b: Row<A>, f: impl Fn(A::Lanes, A::Lanes) -> A::Lanes) -> Row<A> {
+    [f(a[0], b[0]), f(a[1], b[1])]
+}
+
+/// Each row of `rows` combined with `other`.
+#[inline(always)]
+pub(super) fn zip_all<A: Arithmetic>(rows: &mut [f32], other: Row<A>, f: impl Fn(A::Lanes, A::Lanes) -> A::Lanes + Copy) {
+    for row in rows.chunks_exact_mut(QUERIES) {
+        store::<A>(zip::<A>(load::<A>(row), other, f), row);
+    }
 }
 
 /// `exp`, number by number.
 #[inline(always)]
-pub(super) fn exp_all<A: Arithmetic>(rows: &mut [Row]) {
-    for number in rows.as_flattened_mut().as_flattened_mut() {
+pub(super) fn exp_all<A: Arithmetic>(numbers: &mut [f32]) {
+    for number in numbers {
         *number = exp::<A>(*number);
     }
+}
+
+/// `a * x + y` with one factor for all queries.
+#[inline(always)]
+fn axpy<A: Arithmetic>(a: f32, x: Row<A>, y: Row<A>) -> Row<A> {
+    let a = A::splat(a);
+    [A::mul_add(a, x[0], y[0]), A::mul_add(a, x[1], y[1])]
 }
 
 /// Rows of keys or of values.
@@ -58,55 +78,69 @@ impl<'a> Keys<'a> {
     pub fn row(&self, j: usize) -> &'a [f32] {
         self.view.row(self.batch, self.head, j)
     }
-
-    /// Width of a row.
-    #[inline(always)]
-    pub fn width(&self) -> usize {
-        self.view.width
-    }
 }
 
 /// `out[j] = sum_d keys[first + j][d] columns[d]`: each key with all queries.
 #[inline(always)]
-pub(super) fn scores<A: Arithmetic>(keys: Keys, first: usize, columns: &[Row], out: &mut [Row]) {
-    let whole = out.len() / HELD * HELD;
-    for j in (0..whole).step_by(HELD) {
-        let rows: [&[f32]; HELD] = std::array::from_fn(|m| &keys.row(first + j + m)[..columns.len()]);
-        let mut sums = [[[0.0; LANES]; 2]; HELD];
-        for (d, column) in columns.iter().enumerate() {
-            for m in 0..HELD {
-                sums[m] = axpy::<A>(rows[m][d], column, sums[m]);
-            }
-        }
-        out[j..j + HELD].copy_from_slice(&sums);
+pub(super) fn scores<A: Arithmetic>(keys: Keys, first: usize, columns: &[f32], out: &mut [f32]) {
+    let mut j = first;
+    let mut held = out.chunks_exact_mut(HELD * QUERIES);
+    for out in &mut held {
+        scores_of::<A, HELD>(std::array::from_fn(|m| keys.row(j + m)), columns, out);
+        j += HELD;
     }
-    for (j, out) in out.iter_mut().enumerate().skip(whole) {
-        let mut sum = [[0.0; LANES]; 2];
-        for (&key, column) in keys.row(first + j).iter().zip(columns) {
-            sum = axpy::<A>(key, column, sum);
+    for out in held.into_remainder().chunks_exact_mut(QUERIES) {
+        scores_of::<A, 1>([keys.row(j)], columns, out);
+        j += 1;
+    }
+}
+
+#[inline(always)]
+fn scores_of<A: Arithmetic, const M: usize>(keys: [&[f32]; M], columns: &[f32], out: &mut [f32]) {
+    let width = columns.len() / QUERIES;
+    let keys = keys.map(|key| &key[..width]);
+    let mut sums = [splat::<A>(0.0); M];
+    for (d, column) in columns.chunks_exact(QUERIES).enumerate() {
+        let column = load::<A>(column);
+        for m in 0..M {
+            sums[m] = axpy::<A>(keys[m][d], column, sums[m]);
         }
-        *out = sum;
+    }
+    for (out, sum) in out.chunks_exact_mut(QUERIES).zip(sums) {
+        store::<A>(sum, out);
     }
 }
 
 /// `columns[c] += sum_j weights[j] values[first + j][c]`: what each query takes of the values.
 #[inline(always)]
-pub(super) fn take<A: Arithmetic>(values: Keys, first: usize, weights: &[Row], columns: &mut [Row]) {
-    let whole = columns.len() / HELD * HELD;
-    for c in (0..whole).step_by(HELD) {
-        let mut sums: [Row; HELD] = columns[c..c + HELD].try_into().expect("as many as held");
-        for (j, weight) in weights.iter().enumerate() {
-            let value: [f32; HELD] = values.row(first + j)[c..c + HELD].try_into().expect("as many as held");
-            for m in 0..HELD {
-                sums[m] = axpy::<A>(value[m], weight, sums[m]);
-            }
-        }
-        columns[c..c + HELD].copy_from_slice(&sums);
+pub(super) fn take<A: Arithmetic>(values: Keys, first: usize, weights: &[f32], columns: &mut [f32]) {
+    let mut c = 0;
+    let mut held = columns.chunks_exact_mut(HELD * QUERIES);
+    for columns in &mut held {
+        take_of::<A, HELD>(values, first, c, weights, columns);
+        c += HELD;
     }
-    for (c, column) in columns.iter_mut().enumerate().skip(whole) {
-        for (j, weight) in weights.iter().enumerate() {
-            *column = axpy::<A>(values.row(first + j)[c], weight, *column);
+    for columns in held.into_remainder().chunks_exact_mut(QUERIES) {
+        take_of::<A, 1>(values, first, c, weights, columns);
+        c += 1;
+    }
+}
+
+#[inline(always)]
+fn take_of<A: Arithmetic, const M: usize>(values: Keys, first: usize, c: usize, weights: &[f32], columns: &mut [f32]) {
+    let mut sums = [splat::<A>(0.0); M];
+    for (sum, column) in sums.iter_mut().zip(columns.chunks_exact(QUERIES)) {
+        *sum = load::<A>(column);
+    }
+    for (j, weight) in weights.chunks_exact(QUERIES).enumerate() {
+        let value = &values.row(first + j)[c..c + M];
+        let weight = load::<A>(weight);
+        for m in 0..M {
+            sums[m] = axpy::<A>(value[m], weight, sums[m]);
         }
+    }
+    for (column, sum) in columns.chunks_exact_mut(QUERIES).zip(sums) {
+        store::<A>(sum, column);
     }
 }
 
@@ -114,34 +148,38 @@ pub(super) fn take<A: Arithmetic>(values: Keys, first: usize, weights: &[Row], c
 ///
 /// `queries` has [`QUERIES`] rows of [`padded`] width, `out` has rows of `width`.
 #[inline(always)]
-pub(super) fn give<A: Arithmetic>(weights: &[Row], queries: &[f32], width: usize, out: &mut [f32]) {
-    let whole = weights.len() / HELD * HELD;
-    for j in (0..whole).step_by(HELD) {
-        let held: [&Row; HELD] = std::array::from_fn(|m| &weights[j + m]);
-        give_to::<A, HELD>(held, queries, width, &mut out[j * width..(j + HELD) * width]);
+pub(super) fn give<A: Arithmetic>(weights: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
+    let whole = weights.len() / (HELD * QUERIES) * HELD;
+    let (many, rest) = out.split_at_mut(whole * width);
+    let (many_weights, rest_weights) = weights.split_at(whole * QUERIES);
+    for (weights, out) in many_weights.chunks_exact(HELD * QUERIES).zip(many.chunks_exact_mut(HELD * width)) {
+        give_of::<A, HELD>(weights, queries, width, out);
     }
-    for j in whole..weights.len() {
-        give_to::<A, 1>([&weights[j]], queries, width, &mut out[j * width..(j + 1) * width]);
+    for (weights, out) in rest_weights.chunks_exact(QUERIES).zip(rest.chunks_exact_mut(width)) {
+        give_of::<A, 1>(weights, queries, width, out);
     }
 }
 
 #[inline(always)]
-fn give_to<A: Arithmetic, const M: usize>(weights: [&Row; M], queries: &[f32], width: usize, out: &mut [f32]) {
+fn give_of<A: Arithmetic, const M: usize>(weights: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
+    let weights = &weights[..M * QUERIES];
     let stride = padded(width);
-    for c in (0..width).step_by(2 * LANES) {
-        let mut sums = [[[0.0; LANES]; 2]; M];
-        for (i, query) in queries.chunks_exact(stride).enumerate() {
-            let query: &[f32; 2 * LANES] = query[c..c + 2 * LANES].try_into().expect("padded to two registers");
+    for c in (0..width).step_by(QUERIES) {
+        let mut sums = [splat::<A>(0.0); M];
+        for (i, query) in queries.chunks_exact(stride).enumerate().take(QUERIES) {
+            let query = load::<A>(&query[c..]);
             for m in 0..M {
-                let weight = weights[m][i / LANES % 2][i % LANES];
-                sums[m][0] = lanes(|i| A::mul_add(weight, query[i], sums[m][0][i]));
-                sums[m][1] = lanes(|i| A::mul_add(weight, query[i + LANES], sums[m][1][i]));
+                sums[m] = axpy::<A>(weights[m * QUERIES + i], query, sums[m]);
             }
         }
-        for m in 0..M {
-            let out = &mut out[m * width..(m + 1) * width][c..];
-            for (out, sum) in out.iter_mut().zip(sums[m].as_flattened()) {
-                *out += sum;
+        for (m, sum) in sums.into_iter().enumerate() {
+            let out = &mut out[m * width + c..(m + 1) * width];
+            if out.len() >= QUERIES {
+                store::<A>(zip::<A>(load::<A>(out), sum, A::add), out);
+            } else {
+                let mut stored = [0.0; QUERIES];
+                store::<A>(sum, &mut stored);
+                out.iter_mut().zip(stored).for_each(|(out, sum)| *out += sum);
             }
         }
     }
@@ -149,5 +187,5 @@ fn give_to<A: Arithmetic, const M: usize>(weights: [&Row; M], queries: &[f32], w
 
 /// Width of a row in the queries that [`give`] reads.
 pub(super) fn padded(width: usize) -> usize {
-    width.next_multiple_of(2 * LANES)
+    width.next_multiple_of(QUERIES)
 }
