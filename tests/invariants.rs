@@ -8,7 +8,8 @@ use dtr_models::{AttentionShape, Context, DecoderConfig, Mixer, MixerConfig, che
 use dtr_tests::{Inner, Train, close, difference, golden, ids, numbers, tiny_qwen3};
 use proptest::prelude::*;
 
-const SHAPE: AttentionShape = AttentionShape { hidden: 24, heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: true, output_bias: false, qk_norm: true, eps: 1e-6 };
+const SHAPE: AttentionShape =
+    AttentionShape { hidden: 24, heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: true, output_bias: false, qk_norm: true, eps: 1e-6 };
 
 fn operators() -> Vec<MixerConfig> {
     vec![
@@ -67,7 +68,8 @@ fn padding_changes_nothing_and_the_state_goes_on() {
         let lengths = [17, 9, 3];
         let x = numbers::<Inner, 3>([3, 17, 24], 8);
         for left in [true, false] {
-            let mask: Vec<Vec<bool>> = lengths.iter().map(|&length| (0..17).map(|i| if left { i >= 17 - length } else { i < length }).collect()).collect();
+            let mask: Vec<Vec<bool>> =
+                lengths.iter().map(|&length| (0..17).map(|i| if left { i >= 17 - length } else { i < length }).collect()).collect();
             let begins: Vec<usize> = lengths.iter().map(|&length| if left { 17 - length } else { 0 }).collect();
             let padded = Positions::padded(&mask, &[0; 3]);
             let (y, state) = mixer.forward(x.clone(), &context(padded), mixer.empty_state(3));
@@ -246,7 +248,12 @@ proptest! {
 }
 
 /// Central differences of `loss` in a few coordinates of `x` against `gradient`.
-fn check_differences<const R: usize>(what: &str, x: &Tensor<Inner, R>, gradient: &Tensor<Inner, R>, loss: impl Fn(Tensor<Inner, R>) -> f64) {
+fn check_differences<const R: usize>(
+    what: &str,
+    x: &Tensor<Inner, R>,
+    gradient: &Tensor<Inner, R>,
+    loss: impl Fn(Tensor<Inner, R>) -> f64,
+) {
     const STEP: f32 = 1e-2;
     let (shape, count) = (x.dims(), x.shape().num_elements());
     let values: Vec<f32> = x.clone().into_data().iter::<f32>().collect();
@@ -311,7 +318,11 @@ fn hand_written_backward_passes_are_the_slopes() {
         let filter = numbers::<Inner, 2>([6, width], 5);
         let state = numbers::<Inner, 3>([2, width - 1, 6], 6);
         if width == 1 {
-            check_backward!("convolution of width 1", [flat, filter], convolution::causal_silu(flat, filter, Tensor::zeros([2, 0, 6], &Default::default())));
+            check_backward!(
+                "convolution of width 1",
+                [flat, filter],
+                convolution::causal_silu(flat, filter, Tensor::zeros([2, 0, 6], &Default::default()))
+            );
         } else {
             check_backward!("convolution", [flat, filter, state], convolution::causal_silu(flat, filter, state));
         }
@@ -328,7 +339,9 @@ fn hand_written_backward_passes_are_the_slopes() {
     let (k, v) = (numbers::<Inner, 4>([2, 3, 21, 6], 8), numbers::<Inner, 4>([2, 3, 21, 17], 9));
     let q = numbers::<Inner, 4>([2, 6, 21, 6], 10);
     let padded = Positions::padded(&[vec![true; 21], (0..21).map(|i| i >= 6).collect()], &[0, 0]);
-    for (positions, span) in [(Positions::range(0, 21), Span::FULL), (Positions::range(0, 21), Span { window: Some(5), sinks: 2 }), (padded, Span::FULL)] {
+    for (positions, span) in
+        [(Positions::range(0, 21), Span::FULL), (Positions::range(0, 21), Span { window: Some(5), sinks: 2 }), (padded, Span::FULL)]
+    {
         check_backward!("attention", [q, k, v], softmax::attend(q, k, v, &positions, span, 0.4));
     }
 

@@ -37,11 +37,12 @@ fn gated_delta_rule_agrees_with_transformers_and_fla() {
     }
 }
 
+type Rule = fn(Inputs<Train>, Tensor<Train, 4>) -> (Tensor<Train, 4>, Tensor<Train, 4>);
+
 #[test]
 fn gated_delta_gradients_agree_with_transformers() {
     for time in [1, 63, 64, 65, 100, 257] {
         let file = Golden::open(&format!("mixers/gated_delta_rule_T{time}.safetensors"));
-        type Rule = fn(Inputs<Train>, Tensor<Train, 4>) -> (Tensor<Train, 4>, Tensor<Train, 4>);
         let forms: [(&str, Rule); 2] = [("fused", delta::scan::<Train>), ("chunk", |inputs, state| delta::chunk(inputs, state, 32))];
         for (form, rule) in forms {
             let wide = ["q", "k", "v"].map(|name| file.float::<Train, 4>(name).require_grad());
@@ -135,8 +136,11 @@ fn hedgehog_agrees_with_torch() {
 
 /// The sublayer with the weights of transformers' `Qwen3_5GatedDeltaNet`.
 fn module(file: &Golden) -> GatedDelta<Inner> {
-    let shape = AttentionShape { hidden: 24, heads: 2, kv_heads: 2, head_dim: 6, qkv_bias: false, output_bias: false, qk_norm: false, eps: 1e-6 };
-    let Mixer::GatedDelta(mut module) = (MixerConfig::GatedDelta { convolution: 4 }).init::<Inner>(&shape, &Default::default()) else { unreachable!() };
+    let shape =
+        AttentionShape { hidden: 24, heads: 2, kv_heads: 2, head_dim: 6, qkv_bias: false, output_bias: false, qk_norm: false, eps: 1e-6 };
+    let Mixer::GatedDelta(mut module) = (MixerConfig::GatedDelta { convolution: 4 }).init::<Inner>(&shape, &Default::default()) else {
+        unreachable!()
+    };
     let matrix = |name: &str| burn::module::Param::from_tensor(file.float::<Inner, 2>(&format!("{name}.weight")).transpose());
     let vector = |name: &str| burn::module::Param::from_tensor(file.float::<Inner, 1>(name));
     module.in_proj_qkv.weight = matrix("in_proj_qkv");
@@ -206,7 +210,8 @@ fn hard_cases_stay_finite() {
     let inner_rule: fn(Tensor<Train, 1>) -> <Train as AutodiffBackend>::Gradients = |loss| loss.backward();
     let x = numbers::<Train, 4>(shape, 3).require_grad();
     let ones = Tensor::<Train, 3>::ones([1, 2, 512], &device);
-    let inputs = Inputs { q: x.clone(), k: norm::unit(x.clone(), 1.0, 1e-6), v: x.clone(), g: ones.clone().neg().mul_scalar(50.0), beta: ones };
+    let inputs =
+        Inputs { q: x.clone(), k: norm::unit(x.clone(), 1.0, 1e-6), v: x.clone(), g: ones.clone().neg().mul_scalar(50.0), beta: ones };
     let gradients = inner_rule(delta::scan(inputs, delta::empty_state([1, 2, 8, 8], &device)).0.sum());
     assert!(x.grad(&gradients).expect("a gradient").is_finite().all().into_scalar().elem::<bool>());
 }

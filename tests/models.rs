@@ -17,7 +17,8 @@ fn padded_logits(model: &Decoder<Inner>, rows: &[Vec<i64>], mask: &[Vec<i64>]) -
 
 fn check(case: &str) {
     let device = Default::default();
-    let (_, model) = checkpoint::load::<Inner>(&golden(&format!("models/{case}")), &device).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let (_, model) =
+        checkpoint::load::<Inner>(&golden(&format!("models/{case}")), &device).unwrap_or_else(|error| panic!("{case}: {error}"));
     let file = Golden::open(&format!("models/{case}/expected.safetensors"));
     let agrees = |what: &str, found: &Tensor<Inner, 3>, wanted: &Tensor<Inner, 3>| {
         let found = difference(found, wanted);
@@ -106,7 +107,8 @@ fn weights(directory: &Path, change: impl FnOnce(&mut Vec<(String, Vec<usize>, V
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let mut tensors: Vec<_> = file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec(), view.data().to_vec())).collect();
     change(&mut tensors);
-    let views = tensors.iter().map(|(name, shape, bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a tensor")));
+    let views =
+        tensors.iter().map(|(name, shape, bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a tensor")));
     std::fs::write(path, safetensors::serialize(views, None).expect("serialised")).expect("written");
 }
 
@@ -115,12 +117,18 @@ fn checkpoints_that_do_not_fit_are_refused() {
     use serde_json::json;
     refused(|at| config(at, "model_type", &json!("mamba")), &["config.json", "\"mamba\"", "llama, mistral, qwen2, qwen3"]);
     refused(|at| config(at, "hidden_act", &json!("gelu")), &["hidden_act", "gelu", "silu"]);
-    refused(|at| config(at, "rope_parameters", &json!({"rope_type": "longrope", "rope_theta": 1e4})), &["rope_type", "longrope", "default, linear, llama3"]);
+    refused(
+        |at| config(at, "rope_parameters", &json!({"rope_type": "longrope", "rope_theta": 1e4})),
+        &["rope_type", "longrope", "default, linear, llama3"],
+    );
     refused(|at| config(at, "num_hidden_layers", &json!(3)), &["does not match", "missing", "model.layers.2."]);
     refused(|at| config(at, "num_hidden_layers", &json!(1)), &["0 missing", "unexpected", "model.layers.1."]);
     refused(|at| config(at, "num_hidden_layers", &json!("two")), &["num_hidden_layers", "positive whole number"]);
     refused(|at| config(at, "intermediate_size", &json!(41)), &["gate_proj.weight", "[40, 32]", "expected [41, 32]"]);
-    refused(|at| weights(at, |tensors| tensors.retain(|tensor| !tensor.0.contains("layers.1.mlp.up"))), &["1 missing", "model.layers.1.mlp.up_proj.weight"]);
+    refused(
+        |at| weights(at, |tensors| tensors.retain(|tensor| !tensor.0.contains("layers.1.mlp.up"))),
+        &["1 missing", "model.layers.1.mlp.up_proj.weight"],
+    );
     refused(|at| weights(at, |tensors| tensors.push(("spare".into(), vec![1], vec![0; 4]))), &["1 unexpected", "spare"]);
     let cut = |at: &Path| {
         let path = at.join("model.safetensors");

@@ -35,7 +35,8 @@ impl Golden {
     pub fn open(path: &str) -> Self {
         let bytes = std::fs::read(golden(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
         let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
-        let tensors = file.tensors().into_iter().map(|(name, view)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()))).collect();
+        let tensors =
+            file.tensors().into_iter().map(|(name, view)| (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()))).collect();
         Self { tensors }
     }
 

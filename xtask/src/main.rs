@@ -96,7 +96,9 @@ fn build(backend: &str) -> Result<PathBuf> {
     let place = release.join(name);
     // A fresh file: one that is running cannot be written to, but it can be replaced.
     let fresh = place.with_extension("new");
-    std::fs::copy(&built, &fresh).and_then(|_| std::fs::rename(&fresh, &place)).with_context(|| format!("could not write {}", place.display()))?;
+    std::fs::copy(&built, &fresh)
+        .and_then(|_| std::fs::rename(&fresh, &place))
+        .with_context(|| format!("could not write {}", place.display()))?;
     Ok(place)
 }
 

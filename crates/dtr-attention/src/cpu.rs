@@ -1,7 +1,7 @@
 //! The CPU backend flex: f32 runs through the fused kernels, every other type through the composed forms.
 
-use burn::tensor::{DType, Shape, TensorMetadata};
 use burn::tensor::ops::FloatTensor;
+use burn::tensor::{DType, Shape, TensorMetadata};
 use burn_flex::{Flex, FlexTensor, Layout};
 
 use crate::backend::{FusedBackend, MixerBackend};
@@ -21,7 +21,11 @@ fn readable(x: FlexTensor) -> FlexTensor {
 fn view(x: &FlexTensor) -> View<'_> {
     let layout = x.layout();
     let (shape, strides) = (layout.shape().dims::<4>(), layout.strides());
-    View { data: &x.storage::<f32>()[layout.start_offset()..], strides: [strides[0] as usize, strides[1] as usize, strides[2] as usize], shape }
+    View {
+        data: &x.storage::<f32>()[layout.start_offset()..],
+        strides: [strides[0] as usize, strides[1] as usize, strides[2] as usize],
+        shape,
+    }
 }
 
 /// A contiguous tensor and its numbers.
@@ -47,7 +51,7 @@ fn in_rows(x: FlexTensor) -> FlexTensor {
     let width = shape[shape.num_dims() - 1];
     let rows = shape.num_elements() / width.max(1);
     // Groups depend on the shape alone: sums over rows always have the same order.
-    let group = (1..=GROUP.min(rows)).rev().find(|group| rows % group == 0).unwrap_or(1);
+    let group = (1..=GROUP.min(rows)).rev().find(|group| rows.is_multiple_of(*group)).unwrap_or(1);
     contiguous(x).reshape([1, rows / group, group, width].into())
 }
 
@@ -134,7 +138,8 @@ impl MixerBackend for Flex {
         let [batch, heads, queries, _] = inputs[0].layout().shape().dims();
         let value = inputs[2].layout().shape()[3];
         let views = inputs.each_ref().map(view);
-        let by_token = made(attention::forward(attention::Inputs::new(views, positions, span, scale as f32)), [batch, queries, heads, value].into());
+        let by_token =
+            made(attention::forward(attention::Inputs::new(views, positions, span, scale as f32)), [batch, queries, heads, value].into());
         by_token.transpose(1, 2)
     }
 }

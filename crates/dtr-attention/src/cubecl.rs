@@ -10,7 +10,10 @@ use crate::backend::MixerBackend;
 
 impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> MixerBackend for CubeBackend<R, F, I, T> {}
 
-impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement, C: CheckpointStrategy> MixerBackend for Autodiff<CubeBackend<R, F, I, T>, C> {}
+impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement, C: CheckpointStrategy> MixerBackend
+    for Autodiff<CubeBackend<R, F, I, T>, C>
+{
+}
 
 impl<B: FusionBackend + MixerBackend> MixerBackend for Fusion<B> {}
 

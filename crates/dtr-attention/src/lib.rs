@@ -21,10 +21,10 @@ pub mod softmax;
 
 mod autodiff;
 mod chunks;
-#[cfg(feature = "cubecl")]
-mod cubecl;
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg(feature = "cubecl")]
+mod cubecl;
 #[cfg(feature = "flex")]
 mod kernel;
 #[cfg(feature = "ndarray")]

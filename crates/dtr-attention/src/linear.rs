@@ -30,7 +30,13 @@ pub fn naive<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>) -> T
 ///
 /// # Shapes
 /// `q, k [B, H, T, D]`, `v [B, H, T, V]`, `state [B, H, D, V + 1]` -> `[B, H, T, V]`, state.
-pub fn chunk<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, state: Tensor<B, 4>, chunk: usize) -> (Tensor<B, 4>, Tensor<B, 4>) {
+pub fn chunk<B: Backend>(
+    q: Tensor<B, 4>,
+    k: Tensor<B, 4>,
+    v: Tensor<B, 4>,
+    state: Tensor<B, 4>,
+    chunk: usize,
+) -> (Tensor<B, 4>, Tensor<B, 4>) {
     let time = q.dims()[2];
     let chunk = chunk.min(time);
     let q = chunks::split(q, chunk);

@@ -18,7 +18,14 @@ const CHUNK: usize = 128;
 ///
 /// # Shapes
 /// `q [B, H, Tq, D]`, `k [B, G, Tk, D]`, `v [B, G, Tk, V]` -> `[B, H, Tq, V]`.
-pub fn attend<B: MixerBackend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions, span: Span, scale: f64) -> Tensor<B, 4> {
+pub fn attend<B: MixerBackend>(
+    q: Tensor<B, 4>,
+    k: Tensor<B, 4>,
+    v: Tensor<B, 4>,
+    positions: &Positions,
+    span: Span,
+    scale: f64,
+) -> Tensor<B, 4> {
     tensor(B::causal_attention([primitive(q), primitive(k), primitive(v)], positions, span, scale))
 }
 
@@ -43,7 +50,15 @@ pub fn weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, hidden: Tensor<B, 4
 ///
 /// # Shapes
 /// `q [B, H, Tq, D]`, `k [B, H, Tk, D]`, `v [B, H, Tk, V]` -> `[B, H, Tq, V]`.
-pub fn chunk<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions, span: Span, scale: f64, chunk: usize) -> Tensor<B, 4> {
+pub fn chunk<B: Backend>(
+    q: Tensor<B, 4>,
+    k: Tensor<B, 4>,
+    v: Tensor<B, 4>,
+    positions: &Positions,
+    span: Span,
+    scale: f64,
+    chunk: usize,
+) -> Tensor<B, 4> {
     let [queries, keys] = [q.dims()[2], k.dims()[2]];
     let (offset, device) = (keys - queries, q.device());
     let blocks = (0..queries).step_by(chunk).map(|start| {

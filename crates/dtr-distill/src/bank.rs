@@ -43,7 +43,13 @@ impl StudentBank {
     ///
     /// # Errors
     /// If the file is missing, damaged or of another shape.
-    pub fn load<B: Backend>(&self, layer: usize, operator: &MixerConfig, shape: &AttentionShape, device: &B::Device) -> Result<Mixer<B>, CheckpointError> {
+    pub fn load<B: Backend>(
+        &self,
+        layer: usize,
+        operator: &MixerConfig,
+        shape: &AttentionShape,
+        device: &B::Device,
+    ) -> Result<Mixer<B>, CheckpointError> {
         load_module(operator.init(shape, device), &self.path(layer, operator), device)
     }
 }

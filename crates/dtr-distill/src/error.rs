@@ -24,7 +24,9 @@ pub enum DistillError {
         loss: f32,
     },
     /// A ridge system has no solution.
-    #[error("the output projection of layer {layer} cannot be fitted: its inputs are not finite. The parent gives NaN or infinity on the calibration rows")]
+    #[error(
+        "the output projection of layer {layer} cannot be fitted: its inputs are not finite. The parent gives NaN or infinity on the calibration rows"
+    )]
     Singular {
         /// Layer.
         layer: usize,

@@ -30,7 +30,11 @@ pub struct Calibration<B: Backend> {
 ///
 /// # Errors
 /// If the parent's hidden states are not finite.
-pub fn calibrate<B: MixerBackend>(parent: &dtr_models::Decoder<B>, batches: &[Vec<Vec<u32>>], device: &B::Device) -> Result<Vec<Calibration<B>>, DistillError> {
+pub fn calibrate<B: MixerBackend>(
+    parent: &dtr_models::Decoder<B>,
+    batches: &[Vec<Vec<u32>>],
+    device: &B::Device,
+) -> Result<Vec<Calibration<B>>, DistillError> {
     let hidden = parent.embed(Tensor::zeros([1, 1], device)).dims()[2];
     let mut distances: Vec<Vec<f32>> = Vec::new();
     let mut moments = vec![Moments::new(hidden, 1); parent.layers.len()];
@@ -42,7 +46,12 @@ pub fn calibrate<B: MixerBackend>(parent: &dtr_models::Decoder<B>, batches: &[Ve
         }
         if n == 0 {
             // The weights are T x T: one batch is enough for a mean.
-            distances = parent.layers.iter().zip(seen.inputs).map(|(layer, input)| attention_distance(&layer.mixer, input, &seen.context)).collect();
+            distances = parent
+                .layers
+                .iter()
+                .zip(seen.inputs)
+                .map(|(layer, input)| attention_distance(&layer.mixer, input, &seen.context))
+                .collect();
         }
     }
     let constants = moments.iter().enumerate().map(|(layer, moments)| moments.solve(device).ok_or(DistillError::Singular { layer }));
@@ -53,7 +62,12 @@ pub fn calibrate<B: MixerBackend>(parent: &dtr_models::Decoder<B>, batches: &[Ve
 ///
 /// # Panics
 /// If the parent's layer is not softmax attention, or `operator` is not a student.
-pub fn student<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, parent: &Mixer<B>, calibration: &Calibration<B>) -> Mixer<B> {
+pub fn student<B: MixerBackend>(
+    operator: &MixerConfig,
+    shape: &AttentionShape,
+    parent: &Mixer<B>,
+    calibration: &Calibration<B>,
+) -> Mixer<B> {
     let Mixer::Softmax(attention) = parent else { panic!("students learn from the parent's own attention") };
     let source = &attention.projections;
     let device = source.q_proj.weight.device();
@@ -71,13 +85,15 @@ pub fn student<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, 
         Mixer::GatedDelta(mixer) => {
             let AttentionShape { hidden, heads, head_dim, .. } = *shape;
             mixer.in_proj_qkv.weight = Param::from_tensor(qkv(source, shape, &calibration.constant));
-            mixer.in_proj_z.weight = Param::from_tensor(calibration.constant.clone().mul_scalar(NEUTRAL).expand([hidden, heads * head_dim]));
+            mixer.in_proj_z.weight =
+                Param::from_tensor(calibration.constant.clone().mul_scalar(NEUTRAL).expand([hidden, heads * head_dim]));
             // Only the last tap: the convolution starts as the identity.
             let [channels, _, width] = mixer.conv1d.weight.dims();
             let taps = (0..channels * width).map(|i| f32::from(u8::from(i % width == width - 1))).collect::<Vec<_>>();
             mixer.conv1d.weight = Param::from_tensor(Tensor::from_data(TensorData::new(taps, [channels, 1, width]), &device));
             // softplus(dt_bias) = ln 2 / distance: what is that far back has faded by half.
-            let bias: Vec<f32> = calibration.distance.iter().map(|&distance| (std::f32::consts::LN_2 / distance.max(SHORTEST)).exp_m1().ln()).collect();
+            let bias: Vec<f32> =
+                calibration.distance.iter().map(|&distance| (std::f32::consts::LN_2 / distance.max(SHORTEST)).exp_m1().ln()).collect();
             mixer.dt_bias = Param::from_tensor(Tensor::from_floats(bias.as_slice(), &device));
             mixer.out_proj.weight = Param::from_tensor(source.o_proj.weight.val());
         }

@@ -195,12 +195,20 @@ fn on_threads<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
 fn tracked<B: TrainBackend>(context: &Context<B::InnerBackend>) -> Context<B> {
     Context {
         positions: context.positions.clone(),
-        rotary: dtr_models::rope::Rotary { cos: Tensor::from_inner(context.rotary.cos.clone()), sin: Tensor::from_inner(context.rotary.sin.clone()) },
+        rotary: dtr_models::rope::Rotary {
+            cos: Tensor::from_inner(context.rotary.cos.clone()),
+            sin: Tensor::from_inner(context.rotary.sin.clone()),
+        },
         tokens: context.tokens.clone().map(Tensor::from_inner),
     }
 }
 
-fn report<B: TrainBackend>(pupils: &mut [Pupil<B>], operators: &[MixerConfig], tokens: usize, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(), DistillError> {
+fn report<B: TrainBackend>(
+    pupils: &mut [Pupil<B>],
+    operators: &[MixerConfig],
+    tokens: usize,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), DistillError> {
     for (index, operator) in operators.iter().enumerate() {
         let mut normalised_mse = Vec::new();
         for pupil in pupils.iter_mut().filter(|pupil| pupil.operator == index) {
@@ -215,7 +223,12 @@ fn report<B: TrainBackend>(pupils: &mut [Pupil<B>], operators: &[MixerConfig], t
     Ok(())
 }
 
-fn held_out<B: TrainBackend>(parent: &Decoder<B::InnerBackend>, pupils: &[Pupil<B>], batches: &[Vec<Vec<u32>>], device: &B::Device) -> Vec<f64> {
+fn held_out<B: TrainBackend>(
+    parent: &Decoder<B::InnerBackend>,
+    pupils: &[Pupil<B>],
+    batches: &[Vec<Vec<u32>>],
+    device: &B::Device,
+) -> Vec<f64> {
     let mut sums = vec![0.0; pupils.len()];
     for rows in batches {
         let seen = observe(parent, rows, device);

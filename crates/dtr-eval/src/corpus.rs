@@ -53,7 +53,11 @@ impl Sources {
         let packages = metadata["packages"].as_array().ok_or_else(|| failed("it lists no packages".into()))?;
         let mut roots: BTreeMap<String, (Vec<u64>, PathBuf)> = BTreeMap::new();
         for package in packages {
-            let (Some(name), Some(version), Some(path)) = (package["name"].as_str(), package["version"].as_str(), package["manifest_path"].as_str()) else { continue };
+            let (Some(name), Some(version), Some(path)) =
+                (package["name"].as_str(), package["version"].as_str(), package["manifest_path"].as_str())
+            else {
+                continue;
+            };
             let root = Path::new(path).parent().unwrap_or(Path::new("")).to_path_buf();
             // Of several versions, the newest: the one that the bundled parent's training script took.
             let version: Vec<u64> = version.split(['.', '+', '-']).map_while(|part| part.parse().ok()).collect();
@@ -101,7 +105,8 @@ pub fn files(sources: &Sources, name: &str, split: Split) -> Result<Vec<SourceFi
     let mut keyed: Vec<(u64, PathBuf)> = paths
         .into_iter()
         .filter_map(|path| {
-            let relative = path.strip_prefix(root).ok()?.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
+            let relative =
+                path.strip_prefix(root).ok()?.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
             Some((fnv1a(&format!("{name}/{relative}")), path))
         })
         .filter(|(hash, _)| split_of(*hash) == split)

@@ -36,7 +36,9 @@ pub enum EvalError {
         source: std::io::Error,
     },
     /// A split has nothing to offer.
-    #[error("the {split} split of {what} is empty: no file has more than {needed} tokens. Shorten the task's examples or name other crates")]
+    #[error(
+        "the {split} split of {what} is empty: no file has more than {needed} tokens. Shorten the task's examples or name other crates"
+    )]
     EmptySplit {
         /// Which split.
         split: &'static str,

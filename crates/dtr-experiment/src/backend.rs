@@ -54,9 +54,13 @@ pub fn dispatch<W: Work>(device: Device, work: W) -> Result<W::Output, Error> {
             start::<Autodiff<burn::backend::Wgpu>, W>(device, work, chosen)
         }
         #[cfg(feature = "cuda")]
-        Device::Cuda(index) => start::<Autodiff<burn::backend::Cuda>, W>(device, work, move || burn::backend::cuda::CudaDevice::new(index.unwrap_or(0))),
+        Device::Cuda(index) => {
+            start::<Autodiff<burn::backend::Cuda>, W>(device, work, move || burn::backend::cuda::CudaDevice::new(index.unwrap_or(0)))
+        }
         #[cfg(feature = "rocm")]
-        Device::Rocm(index) => start::<Autodiff<burn::backend::Rocm>, W>(device, work, move || burn::backend::rocm::RocmDevice::new(index.unwrap_or(0))),
+        Device::Rocm(index) => {
+            start::<Autodiff<burn::backend::Rocm>, W>(device, work, move || burn::backend::rocm::RocmDevice::new(index.unwrap_or(0)))
+        }
         #[allow(unreachable_patterns, reason = "with every feature on, nothing is left")]
         _ => Err(not_built(device)),
     }
@@ -79,7 +83,11 @@ fn start<B: TrainBackend, W: Work>(name: Device, work: W, device: impl FnOnce() 
     let reason = match probed {
         Ok(Some(device)) => return Ok(work.run::<B>(device)),
         Ok(None) => "it adds wrongly".to_owned(),
-        Err(panic) => panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "its driver failed".into()),
+        Err(panic) => panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or(panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "its driver failed".into()),
     };
     Err(Error::NoDevice { device: name.to_string(), reason })
 }

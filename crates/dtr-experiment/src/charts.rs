@@ -51,7 +51,13 @@ impl Scale {
         let values: Vec<f64> = values.map(map).filter(|value| value.is_finite()).collect();
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (low, high) = if low > high { (0.0, 1.0) } else if high - low < 1e-9 { (low - 0.5, high + 0.5) } else { (low, high) };
+        let (low, high) = if low > high {
+            (0.0, 1.0)
+        } else if high - low < 1e-9 {
+            (low - 0.5, high + 0.5)
+        } else {
+            (low, high)
+        };
         Self { low, high, from, to, map }
     }
 
@@ -68,8 +74,8 @@ impl Scale {
         let raw = (self.high - self.low) / 5.0;
         let power = 10_f64.powf(raw.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= raw).unwrap_or(raw);
-        let first = (self.low / step).ceil() as i64;
-        (first..).map(|n| n as f64 * step).take_while(|tick| *tick <= self.high + step * 1e-6).collect()
+        let (first, last) = ((self.low / step).ceil() as i64, (self.high / step + 1e-6).floor() as i64);
+        (first..=last).map(|n| n as f64 * step).collect()
     }
 }
 
@@ -92,7 +98,13 @@ pub fn lines(frame: &Frame<'_>, series: &[Series]) -> String {
     for (level, name) in frame.levels {
         let at = y.at(*level);
         let end = WIDTH - RIGHT;
-        let _ = write!(svg, r#"<line class="level" x1="{LEFT}" x2="{end}" y1="{at:.1}" y2="{at:.1}"/><text class="level-name" x="{}" y="{:.1}">{}</text>"#, end + 4.0, at + 4.0, escape(name));
+        let _ = write!(
+            svg,
+            r#"<line class="level" x1="{LEFT}" x2="{end}" y1="{at:.1}" y2="{at:.1}"/><text class="level-name" x="{}" y="{:.1}">{}</text>"#,
+            end + 4.0,
+            at + 4.0,
+            escape(name)
+        );
     }
     for (index, series) in series.iter().enumerate() {
         let path: Vec<String> = series.points.iter().map(|(px, py)| format!("{:.1},{:.1}", x.at(*px), y.at(*py))).collect();
@@ -104,7 +116,13 @@ pub fn lines(frame: &Frame<'_>, series: &[Series]) -> String {
             }
         }
         if let (true, Some((px, py))) = (frame.named, series.points.last()) {
-            let _ = write!(svg, r#"<text class="name c{colour}" x="{:.1}" y="{:.1}">{}</text>"#, x.at(*px) + 7.0, y.at(*py) + 4.0, escape(&series.name));
+            let _ = write!(
+                svg,
+                r#"<text class="name c{colour}" x="{:.1}" y="{:.1}">{}</text>"#,
+                x.at(*px) + 7.0,
+                y.at(*py) + 4.0,
+                escape(&series.name)
+            );
         }
     }
     svg.push_str("</svg>");
@@ -117,20 +135,37 @@ fn draw_axes(svg: &mut String, frame: &Frame<'_>, x: &Scale, y: &Scale, mut plac
     for tick in ticks {
         let at = y.place(tick);
         let value = if frame.decades { 10_f64.powf(tick) } else { tick };
-        let _ = write!(svg, r#"<line class="grid" x1="{LEFT}" x2="{end}" y1="{at:.1}" y2="{at:.1}"/><text class="tick" x="{}" y="{:.1}" text-anchor="end">{}</text>"#, LEFT - 6.0, at + 4.0, number(value));
+        let _ = write!(
+            svg,
+            r#"<line class="grid" x1="{LEFT}" x2="{end}" y1="{at:.1}" y2="{at:.1}"/><text class="tick" x="{}" y="{:.1}" text-anchor="end">{}</text>"#,
+            LEFT - 6.0,
+            at + 4.0,
+            number(value)
+        );
     }
     places.sort_by(f64::total_cmp);
     places.dedup();
     // Where the places are few, each has its own mark; else round numbers serve.
-    let marks = if frame.doublings || places.len() <= 9 { places } else { x.ticks() };
+    let few = frame.doublings || places.len() <= 9 && places.iter().all(|place| *place < 100.0);
+    let marks = if few { places } else { x.ticks() };
     for mark in marks {
         let at = x.at(mark);
         let _ = write!(svg, r#"<text class="tick" x="{at:.1}" y="{}" text-anchor="middle">{}</text>"#, bottom + 16.0, number(mark));
     }
     let _ = write!(svg, r#"<line class="axis" x1="{LEFT}" x2="{end}" y1="{bottom}" y2="{bottom}"/>"#);
-    let _ = write!(svg, r#"<text class="label" x="{}" y="{}" text-anchor="middle">{}</text>"#, f64::midpoint(LEFT, end), HEIGHT - 8.0, escape(frame.x));
+    let _ = write!(
+        svg,
+        r#"<text class="label" x="{}" y="{}" text-anchor="middle">{}</text>"#,
+        f64::midpoint(LEFT, end),
+        HEIGHT - 8.0,
+        escape(frame.x)
+    );
     let middle = f64::midpoint(TOP, bottom);
-    let _ = write!(svg, r#"<text class="label" x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{}</text>"#, escape(frame.y));
+    let _ = write!(
+        svg,
+        r#"<text class="label" x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">{}</text>"#,
+        escape(frame.y)
+    );
 }
 
 /// A number as short as it can be said.

@@ -29,8 +29,9 @@ pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bo
     }
 
     let experiment = Experiment::load(file, overrides)?;
-    let set: String = overrides.iter().map(|(key, value)| format!(" --set {key}={value}")).collect();
-    let options = Options { runs, quiet, command: format!("cargo xtask run {}{set}", file.display()) };
+    let set = overrides.iter().map(|(key, value)| format!("--set {key}={value}"));
+    let words: Vec<String> = ["cargo xtask run".to_owned(), file.display().to_string()].into_iter().chain(set).collect();
+    let options = Options { runs, quiet, command: words.join(" ") };
     let (directory, report) = dispatch(experiment.device(), RunWork(&experiment, &options))??;
     println!("{}", terminal::summary(&report));
     println!("report: {}", directory.join("report.html").display());
@@ -142,7 +143,8 @@ pub fn score(model: &Path, device: Option<Device>, tokens: &Path) -> Result<(), 
             let file = BufReader::new(std::fs::File::open(path).map_err(read)?);
             for (index, line) in file.lines().enumerate() {
                 let wrong = |reason: String| Error::TokenFile { path: path.into(), line: index + 1, reason };
-                let Line { tokens } = serde_json::from_str(&line.map_err(read)?).map_err(|error| wrong(format!("is no token line: {error}")))?;
+                let Line { tokens } =
+                    serde_json::from_str(&line.map_err(read)?).map_err(|error| wrong(format!("is no token line: {error}")))?;
                 if tokens.is_empty() {
                     return Err(wrong("has no tokens".into()));
                 }

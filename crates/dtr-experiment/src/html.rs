@@ -91,13 +91,16 @@ fn table(task: &Task) -> Vec<Value> {
             share => percent(hybrid.test / task.parent.test),
         }
     };
-    let parent = Hybrid { layout: "S".repeat(task.m_opt.layout.len()), replaced: 0, validation: task.parent.validation, test: task.parent.test };
+    let parent =
+        Hybrid { layout: "S".repeat(task.m_opt.layout.len()), replaced: 0, validation: task.parent.validation, test: task.parent.test };
     let mut rows = vec![row("parent", &parent), row("m_best", &task.m_best), row("m_opt", &task.m_opt)];
     rows.extend(task.baselines.iter().map(|baseline| row(&baseline.name, &baseline.hybrid)));
-    let random: Vec<&Hybrid> = task.baselines.iter().filter(|baseline| baseline.name.starts_with("random-")).map(|baseline| &baseline.hybrid).collect();
+    let random: Vec<&Hybrid> =
+        task.baselines.iter().filter(|baseline| baseline.name.starts_with("random-")).map(|baseline| &baseline.hybrid).collect();
     if !random.is_empty() {
         let mean = |of: fn(&Hybrid) -> f64| random.iter().map(|hybrid| of(hybrid)).sum::<f64>() / random.len() as f64;
-        let hybrid = Hybrid { layout: String::new(), replaced: random[0].replaced, validation: mean(|h| h.validation), test: mean(|h| h.test) };
+        let hybrid =
+            Hybrid { layout: String::new(), replaced: random[0].replaced, validation: mean(|h| h.validation), test: mean(|h| h.test) };
         rows.push(row("random, mean", &hybrid));
     }
     rows
@@ -195,7 +198,8 @@ fn students(report: &Report) -> Vec<Value> {
     for student in &report.distillation.students {
         operators.entry(&student.operator).or_default().insert(student.layer, student.normalised_mse);
     }
-    let cell = |(layer, loss): (&usize, &f64)| context! { layer, loss => format!("{loss:.3}"), heat => format!("{:.2}", loss.clamp(0.0, 1.0)) };
+    let cell =
+        |(layer, loss): (&usize, &f64)| context! { layer, loss => format!("{loss:.3}"), heat => format!("{:.2}", loss.clamp(0.0, 1.0)) };
     operators.into_iter().map(|(operator, layers)| context! { operator, cells => layers.iter().map(cell).collect::<Vec<_>>() }).collect()
 }
 

@@ -162,7 +162,9 @@ impl Report {
                 students.retain(|student| (student.layer, &student.operator) != (layer, &operator));
                 students.push(Student { layer, operator, normalised_mse });
             }
-            Event::Distilled { tokens, tokens_per_second } => (self.distillation.tokens, self.distillation.tokens_per_second) = (tokens, tokens_per_second),
+            Event::Distilled { tokens, tokens_per_second } => {
+                (self.distillation.tokens, self.distillation.tokens_per_second) = (tokens, tokens_per_second);
+            }
             Event::Searched { task, metric, strategy, floor, evaluations, full_evaluation_equivalents, seconds } => {
                 let task = self.task(task);
                 task.metric = metric;

@@ -38,6 +38,9 @@ impl Progress {
     }
 
     /// Begins a stage of `total` units.
+    ///
+    /// # Panics
+    /// Never: the template is part of the program.
     pub fn stage(&self, name: &str, total: u64, unit: &'static str) -> Stage {
         let terminal = std::io::stderr().is_terminal();
         let bar = if self.quiet || !terminal { ProgressBar::hidden() } else { ProgressBar::new(total) };
@@ -98,15 +101,22 @@ impl Stage {
 
 /// The results of a run as tables.
 pub fn summary(report: &Report) -> String {
-    let mut text = String::new();
+    let mut parts = Vec::new();
+    if !report.complete {
+        parts.push("not complete: still running, or broken off; the same command goes on where it stopped".to_owned());
+    }
     for (name, task) in &report.tasks {
-        text.push_str(&format!("\n{name} ({}), floor {:.0} % of the parent\n{}\n", task.metric, 100.0 * task.search.floor, task_table(task)));
-        text.push_str(&verdict(name, task));
+        if task.m_opt.layout.is_empty() {
+            parts.push(format!("{name}: searched, not tested yet"));
+            continue;
+        }
+        let title = format!("{name} ({}), floor {:.0} % of the parent", task.metric, 100.0 * task.search.floor);
+        parts.push(format!("{title}\n{}\n{}", task_table(task), verdict(name, task)));
     }
     if !report.efficiency.is_empty() {
-        text.push_str(&format!("\nSpeed and memory, one sequence\n{}\n", efficiency_table(report)));
+        parts.push(format!("Speed and memory, one sequence\n{}", efficiency_table(report)));
     }
-    text
+    parts.join("\n\n")
 }
 
 fn table(header: &[&str]) -> Table {
@@ -126,7 +136,14 @@ fn task_table(task: &Task) -> Table {
     let mut table = table(&["model", "layout", "replaced", "validation", "test", "of parent"]);
     let mut row = |name: &str, hybrid: &Hybrid| {
         let share = hybrid.test / task.parent.test;
-        table.add_row([Cell::new(name), Cell::new(&hybrid.layout), Cell::new(hybrid.replaced), percent(hybrid.validation), percent(hybrid.test), percent(share)]);
+        table.add_row([
+            Cell::new(name),
+            Cell::new(&hybrid.layout),
+            Cell::new(hybrid.replaced),
+            percent(hybrid.validation),
+            percent(hybrid.test),
+            percent(share),
+        ]);
     };
     let layers = task.m_opt.layout.len();
     row("parent", &Hybrid { layout: "S".repeat(layers), replaced: 0, validation: task.parent.validation, test: task.parent.test });
@@ -142,11 +159,11 @@ fn task_table(task: &Task) -> Table {
 fn verdict(name: &str, task: &Task) -> String {
     let (share, floor) = (task.m_opt.test / task.parent.test, task.search.floor);
     if share >= floor {
-        format!("{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % holds.\n", 100.0 * share, 100.0 * floor)
+        format!("{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % holds.", 100.0 * share, 100.0 * floor)
     } else {
         let short = 100.0 * (floor - share);
         format!(
-            "{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % is BROKEN there, by {short:.1} points.\n",
+            "{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % is BROKEN there, by {short:.1} points.",
             100.0 * share,
             100.0 * floor
         )

@@ -8,7 +8,6 @@ use crate::rope::Rope;
 
 /// Shape of an attention sublayer, the same for the parent's and for what stands in for it.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about a checkpoint")]
 pub struct AttentionShape {
     /// Width of the residual stream.
     pub hidden: usize,
@@ -86,10 +85,10 @@ impl DecoderConfig {
             return Ok(parent);
         }
         let found = config["model_type"].as_str().ok_or(ConfigError::Missing { key: "model_type", expected: "the family's name" })?;
-        let family = FAMILIES.iter().find(|family| family.name == found).ok_or_else(|| ConfigError::Family {
-            found: found.into(),
-            expected: FAMILIES.map(|family| family.name).join(", "),
-        })?;
+        let family = FAMILIES
+            .iter()
+            .find(|family| family.name == found)
+            .ok_or_else(|| ConfigError::Family { found: found.into(), expected: FAMILIES.map(|family| family.name).join(", ") })?;
         refuse_unknown(config)?;
         let hidden = size(config, "hidden_size")?;
         let heads = size(config, "num_attention_heads")?;
@@ -105,9 +104,12 @@ impl DecoderConfig {
             qk_norm: family.qk_norm,
             eps: config["rms_norm_eps"].as_f64().ok_or(ConfigError::Missing { key: "rms_norm_eps", expected: "a number" })?,
         };
-        if heads % kv_heads != 0 || attention.head_dim % 2 != 0 {
+        if heads % kv_heads != 0 || !attention.head_dim.is_multiple_of(2) {
             return Err(ConfigError::Inconsistent {
-                what: format!("{heads} query heads, {kv_heads} key/value heads of width {}; expected a multiple, and an even width", attention.head_dim),
+                what: format!(
+                    "{heads} query heads, {kv_heads} key/value heads of width {}; expected a multiple, and an even width",
+                    attention.head_dim
+                ),
             });
         }
         Ok(Self {
@@ -119,7 +121,9 @@ impl DecoderConfig {
             attention,
             rope: Rope::from_json(config)?,
             max_positions: optional_size(config, "max_position_embeddings")?,
-            mixers: (0..layers).map(|layer| Ok(MixerConfig::Softmax { window: window(config, family, layer)? })).collect::<Result<_, ConfigError>>()?,
+            mixers: (0..layers)
+                .map(|layer| Ok(MixerConfig::Softmax { window: window(config, family, layer)? }))
+                .collect::<Result<_, ConfigError>>()?,
             source: config.clone(),
         })
     }
@@ -153,7 +157,7 @@ impl DecoderConfig {
 
     /// One letter a layer.
     pub fn layout(&self) -> String {
-        self.mixers.iter().map(|mixer| mixer.letter()).collect()
+        self.mixers.iter().map(super::mixer::MixerConfig::letter).collect()
     }
 }
 
@@ -178,7 +182,11 @@ fn flag(config: &Value, key: &str) -> bool {
 /// Values that change the computation in ways the block does not know.
 fn refuse_unknown(config: &Value) -> Result<(), ConfigError> {
     let expected = |key: &str, expected: &str, right: bool| {
-        if right { Ok(()) } else { Err(ConfigError::Unsupported { key: key.into(), found: config[key].to_string(), expected: expected.into() }) }
+        if right {
+            Ok(())
+        } else {
+            Err(ConfigError::Unsupported { key: key.into(), found: config[key].to_string(), expected: expected.into() })
+        }
     };
     expected("hidden_act", "silu", matches!(config["hidden_act"].as_str(), None | Some("silu" | "swish")))?;
     expected("quantization_config", "none", config["quantization_config"].is_null())?;

@@ -83,7 +83,6 @@ impl<B: Backend> Decoder<B> {
             head_dim: attention.head_dim,
         }
     }
-
 }
 
 impl<B: MixerBackend> Decoder<B> {

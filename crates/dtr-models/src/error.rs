@@ -8,7 +8,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The family is unknown.
-    #[error("model_type \"{found}\" is not supported; expected one of: {expected}. Convert the checkpoint to one of these families or choose another parent")]
+    #[error(
+        "model_type \"{found}\" is not supported; expected one of: {expected}. Convert the checkpoint to one of these families or choose another parent"
+    )]
     Family {
         /// What the file says.
         found: String,

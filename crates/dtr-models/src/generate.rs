@@ -51,7 +51,12 @@ impl<'a, B: MixerBackend> Session<'a, B> {
         let ids = Tensor::from_data(TensorData::new(ids, [prompts.len(), longest]), device);
         let equal = prompts.iter().all(|prompt| prompt.len() == longest);
         let positions = if equal { Positions::range(0, longest) } else { Positions::padded(&rows, &vec![0; rows.len()]) };
-        let mut session = Self { model, states: model.empty_state(prompts.len()), lengths: prompts.iter().map(Vec::len).collect(), device: device.clone() };
+        let mut session = Self {
+            model,
+            states: model.empty_state(prompts.len()),
+            lengths: prompts.iter().map(Vec::len).collect(),
+            device: device.clone(),
+        };
         let logits = session.read(ids, positions);
         (session, logits)
     }
@@ -61,11 +66,8 @@ impl<'a, B: MixerBackend> Session<'a, B> {
         let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
         let ids = Tensor::from_data(TensorData::new(ids, [tokens.len(), 1]), &self.device);
         let equal = self.lengths.iter().all(|length| *length == self.lengths[0]);
-        let positions = if equal {
-            Positions::range(self.lengths[0], 1)
-        } else {
-            Positions::padded(&vec![vec![true]; tokens.len()], &self.lengths)
-        };
+        let positions =
+            if equal { Positions::range(self.lengths[0], 1) } else { Positions::padded(&vec![vec![true]; tokens.len()], &self.lengths) };
         self.lengths.iter_mut().for_each(|length| *length += 1);
         self.read(ids, positions)
     }

@@ -34,7 +34,6 @@ impl<B: Backend> RmsNorm<B> {
     pub fn new(width: usize, eps: f64, device: &B::Device) -> Self {
         Self { weight: Initializer::Ones.init([width], device), eps }
     }
-
 }
 
 impl<B: MixerBackend> RmsNorm<B> {
@@ -46,6 +45,7 @@ impl<B: MixerBackend> RmsNorm<B> {
 
 /// `down(silu(gate(x)) * up(x))`.
 #[derive(Module, Debug)]
+#[expect(clippy::struct_field_names, reason = "the names of Hugging Face")]
 pub struct Mlp<B: Backend> {
     gate_proj: Linear<B>,
     up_proj: Linear<B>,
@@ -61,7 +61,6 @@ impl<B: Backend> Mlp<B> {
             down_proj: linear(intermediate, hidden, bias, device),
         }
     }
-
 }
 
 impl<B: MixerBackend> Mlp<B> {

@@ -53,7 +53,8 @@ impl Rope {
     /// # Errors
     /// For a type other than `default`, `linear` and `llama3`, and for missing numbers.
     pub fn from_json(config: &Value) -> Result<Self, ConfigError> {
-        let parameters = [&config["rope_parameters"], &config["rope_scaling"]].into_iter().find(|value| value.is_object()).unwrap_or(&Value::Null);
+        let parameters =
+            [&config["rope_parameters"], &config["rope_scaling"]].into_iter().find(|value| value.is_object()).unwrap_or(&Value::Null);
         let number = |key: &'static str| {
             let value = if parameters[key].is_null() { &config[key] } else { &parameters[key] };
             value.as_f64().map(|value| value as f32).ok_or(ConfigError::Missing { key, expected: "a number in rope_parameters" })
@@ -69,12 +70,20 @@ impl Rope {
                 high: number("high_freq_factor")?,
                 original: number("original_max_position_embeddings")?,
             },
-            other => return Err(ConfigError::Unsupported { key: "rope_type".into(), found: format!("\"{other}\""), expected: "default, linear, llama3".into() }),
+            other => {
+                return Err(ConfigError::Unsupported {
+                    key: "rope_type".into(),
+                    found: format!("\"{other}\""),
+                    expected: "default, linear, llama3".into(),
+                });
+            }
         };
         match parameters["partial_rotary_factor"].as_f64().or(config["partial_rotary_factor"].as_f64()) {
             None => Ok(Self { theta, scaling }),
             Some(factor) if (factor - 1.0).abs() < f64::EPSILON => Ok(Self { theta, scaling }),
-            Some(factor) => Err(ConfigError::Unsupported { key: "partial_rotary_factor".into(), found: factor.to_string(), expected: "1".into() }),
+            Some(factor) => {
+                Err(ConfigError::Unsupported { key: "partial_rotary_factor".into(), found: factor.to_string(), expected: "1".into() })
+            }
         }
     }
 

@@ -51,7 +51,9 @@ impl Tokenizer {
     /// # Errors
     /// If there is none.
     pub fn token(&self, text: &str) -> Result<u32, CheckpointError> {
-        self.inner.token_to_id(text).ok_or_else(|| self.wrong(&format!("\"{text}\" is not a token of this tokenizer. Name a token that it has")))
+        self.inner
+            .token_to_id(text)
+            .ok_or_else(|| self.wrong(&format!("\"{text}\" is not a token of this tokenizer. Name a token that it has")))
     }
 
     fn wrong(&self, reason: &str) -> CheckpointError {

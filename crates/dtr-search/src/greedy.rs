@@ -20,7 +20,9 @@ pub enum SearchError<E> {
         found: f64,
     },
     /// A share of such a score is no lower bound.
-    #[error("the parent's score is {score}, expected a finite number that is not negative: a share of it is no floor. Check the task and the parent")]
+    #[error(
+        "the parent's score is {score}, expected a finite number that is not negative: a share of it is no floor. Check the task and the parent"
+    )]
     ParentScore {
         /// The score.
         score: f64,
@@ -94,7 +96,8 @@ pub fn greedy<O: Objective>(
             }
         }
         let Some((layout, found)) = winner else { break };
-        let decision = Decision { round, committed: found >= trace.minimum, best: found >= best, score: found, minimum: trace.minimum, layout };
+        let decision =
+            Decision { round, committed: found >= trace.minimum, best: found >= best, score: found, minimum: trace.minimum, layout };
         best = best.max(found);
         observe(Observation::Decided(&decision));
         trace.decisions.push(decision);
@@ -112,7 +115,8 @@ fn score<O: Objective>(
     trace: &mut Trace,
     observe: &mut dyn FnMut(Observation<'_>),
 ) -> Result<f64, SearchError<O::Error>> {
-    let Evaluation { score, loss, full_evaluation_equivalents, seconds, .. } = objective.evaluate(layout).map_err(SearchError::Objective)?;
+    let Evaluation { score, loss, full_evaluation_equivalents, seconds, .. } =
+        objective.evaluate(layout).map_err(SearchError::Objective)?;
     let step = Step { round, layout: layout.clone(), score, loss, full_evaluation_equivalents, seconds };
     observe(Observation::Evaluated(&step));
     trace.evaluations.push(step);

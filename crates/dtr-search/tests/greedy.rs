@@ -82,7 +82,8 @@ fn what_cannot_be_searched_is_refused() {
 
 /// A score that depends on the layout in no simple way, but always in the same.
 fn scrambled(layout: &Layout, seed: u64) -> f64 {
-    let hash = layout.to_string().bytes().fold(seed ^ 0x9E37_79B9_7F4A_7C15, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+    let hash =
+        layout.to_string().bytes().fold(seed ^ 0x9E37_79B9_7F4A_7C15, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
     ((hash >> 20) % 1000) as f64
 }
 

@@ -323,7 +323,10 @@ fn take_one<A: Arithmetic>(values: Keys, first: usize, weights: &[f32], fade: f3
     let mut c = 0;
     let mut held = output.chunks_exact_mut(REGISTERS * LANES);
     for output in &mut held {
-        let mut sums: [A::Lanes; REGISTERS] = std::array::from_fn(|r| A::mul(A::load(&output[r * LANES..]), A::splat(fade)));
+        let mut sums = [A::splat(0.0); REGISTERS];
+        for r in 0..REGISTERS {
+            sums[r] = A::mul(A::load(&output[r * LANES..]), A::splat(fade));
+        }
         for (j, &weight) in weights.iter().enumerate() {
             let value = &values.row(first + j)[c..c + REGISTERS * LANES];
             for r in 0..REGISTERS {

@@ -1,11 +1,12 @@
 //! The gated delta rule token by token, the state in cache: forward, and backward from checkpoints of the state.
 //!
-//! Columns of the state do not mix, so a kernel walks through time with a block of `8 R` columns, `state[d]` its row `d`.
+//! Columns of the state do not mix, so a kernel walks through time with a block of `R` registers' columns: a matrix of rows
+//! of `R * LANES` numbers, zeros beyond the last column.
 
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::simd::{Arithmetic, Kernel, LANES, Lanes, dispatch, dot, exp, lanes, mul_add, sum};
+use super::simd::{Arithmetic, Kernel, LANES, dispatch, dot, exp};
 use super::threads;
 use super::views::{View, dims, readable, scalars, tensor};
 
@@ -13,7 +14,7 @@ use super::views::{View, dims, readable, scalars, tensor};
 const CHUNK: usize = 16;
 
 /// The columns of one row that a kernel holds.
-type Row<const R: usize> = [Lanes; R];
+type Row<A, const R: usize> = [<A as Arithmetic>::Lanes; R];
 
 /// Inputs of the rule, readable.
 struct Inputs {
@@ -128,36 +129,43 @@ impl Kernel for Forward<'_> {
 #[inline(always)]
 fn scan<A: Arithmetic, const R: usize>(head: Head, joined: &mut [f32], column: usize) {
     let (width, values) = (head.wide[0].width, head.wide[2].width);
-    let mut state: Vec<Row<R>> = (0..width).map(|d| part(head.state(d), column)).collect();
+    let mut state = first_state::<R>(head, column);
     // What the next token reads of the state is taken while the state is rewritten for this one.
-    let [mut seen, mut asked] = if head.time == 0 { [zero(); 2] } else { advance::<A, R>(&mut state, 1.0, head.k(0), &zero(), head.k(0), head.q(0)) };
+    let (mut seen, mut asked) = (zero::<A, R>(), zero::<A, R>());
+    if head.time > 0 {
+        (seen, asked) = advance::<A, R>(&mut state, 1.0, head.k(0), zero::<A, R>(), head.k(0), head.q(0));
+    }
     for t in 0..head.time {
         let (q, k, decay, beta) = (head.q(t), head.k(t), head.decay::<A>(t), head.beta(t));
-        let v: Row<R> = part(head.v(t), column);
-        let u = row(|r, i| beta * (v[r][i] - decay * seen[r][i]));
-        let overlap = dot::<A>(q, k);
-        let output: Row<R> = row(|r, i| A::mul_add(overlap, u[r][i], decay * asked[r][i]));
-        write(&output, &mut joined[t * values..(t + 1) * values], column);
+        let u = correction::<A, R>(part::<A, R>(head.v(t), column), scaled::<A, R>(decay, seen), beta);
+        let output = axpy::<A, R>(dot::<A>(q, k), u, scaled::<A, R>(decay, asked));
+        write::<A, R>(output, &mut joined[t * values..(t + 1) * values], column);
         let next = (t + 1).min(head.time - 1);
-        [seen, asked] = advance::<A, R>(&mut state, decay, k, &u, head.k(next), head.q(next));
+        (seen, asked) = advance::<A, R>(&mut state, decay, k, u, head.k(next), head.q(next));
     }
-    for (d, row) in state.iter().enumerate() {
-        write(row, &mut joined[(head.time + d) * values..(head.time + d + 1) * values], column);
+    for (row, to) in state.chunks_exact(R * LANES).zip(joined[head.time * values..].chunks_exact_mut(values)).take(width) {
+        write::<A, R>(load::<A, R>(row), to, column);
     }
 }
 
 /// `S <- decay S + k u`; returns `next_k S` and `next_q S`.
 #[inline(always)]
-fn advance<A: Arithmetic, const R: usize>(state: &mut [Row<R>], decay: f32, k: &[f32], u: &Row<R>, next_k: &[f32], next_q: &[f32]) -> [Row<R>; 2] {
-    let mut seen = zero();
-    let mut asked = zero();
-    for (((state, &k), &next_k), &next_q) in state.iter_mut().zip(k).zip(next_k).zip(next_q) {
-        let new = row(|r, i| A::mul_add(k, u[r][i], decay * state[r][i]));
-        seen = row(|r, i| A::mul_add(next_k, new[r][i], seen[r][i]));
-        asked = row(|r, i| A::mul_add(next_q, new[r][i], asked[r][i]));
-        *state = new;
+fn advance<A: Arithmetic, const R: usize>(
+    state: &mut [f32],
+    decay: f32,
+    k: &[f32],
+    u: Row<A, R>,
+    next_k: &[f32],
+    next_q: &[f32],
+) -> (Row<A, R>, Row<A, R>) {
+    let (mut seen, mut asked) = (zero::<A, R>(), zero::<A, R>());
+    for (((state, &k), &next_k), &next_q) in state.chunks_exact_mut(R * LANES).zip(k).zip(next_k).zip(next_q) {
+        let new = axpy::<A, R>(k, u, scaled::<A, R>(decay, load::<A, R>(state)));
+        seen = axpy::<A, R>(next_k, new, seen);
+        asked = axpy::<A, R>(next_q, new, asked);
+        store::<A, R>(new, state);
     }
-    [seen, asked]
+    (seen, asked)
 }
 
 /// Gradients of the six inputs; `grad [B, H, T + D, V]`.
@@ -221,39 +229,38 @@ impl Kernel for Backward<'_> {
 }
 
 /// What the tokens of one chunk saw.
-struct Seen<const R: usize> {
-    /// The state in front of each token and behind the last, `D` rows each.
-    states: Vec<Row<R>>,
+struct Seen {
+    /// The state in front of each token and behind the last.
+    states: Vec<f32>,
     /// `exp(g) k S` of each token, what its correction subtracts from `v`.
-    recalled: Vec<Row<R>>,
+    recalled: Vec<f32>,
     /// The correction `u` of each token.
-    corrections: Vec<Row<R>>,
+    corrections: Vec<f32>,
 }
 
-impl<const R: usize> Seen<R> {
+impl Seen {
     /// Recomputes the tokens from `start` on, up to `count` of them, from the state that stands in front.
     #[inline(always)]
-    fn fill<A: Arithmetic>(&mut self, head: Head, column: usize, start: usize, count: usize) {
-        let width = head.wide[0].width;
-        let mut seen: Row<R> = zero();
-        for (state, &k) in self.states[..width].iter().zip(head.k(start)) {
-            seen = row(|r, i| A::mul_add(k, state[r][i], seen[r][i]));
+    fn fill<A: Arithmetic, const R: usize>(&mut self, head: Head, column: usize, start: usize, count: usize) {
+        let (row, size) = (R * LANES, head.wide[0].width * R * LANES);
+        let mut seen = zero::<A, R>();
+        for (state, &k) in self.states[..size].chunks_exact(row).zip(head.k(start)) {
+            seen = axpy::<A, R>(k, load::<A, R>(state), seen);
         }
         for n in 0..count {
             let t = start + n;
             let (decay, beta) = (head.decay::<A>(t), head.beta(t));
-            let v: Row<R> = part(head.v(t), column);
-            let recalled: Row<R> = row(|r, i| decay * seen[r][i]);
-            let u: Row<R> = row(|r, i| beta * (v[r][i] - recalled[r][i]));
-            self.recalled[n] = recalled;
-            self.corrections[n] = u;
-            let (old, new) = self.states[n * width..(n + 2) * width].split_at_mut(width);
-            seen = zero();
+            let recalled = scaled::<A, R>(decay, seen);
+            let u = correction::<A, R>(part::<A, R>(head.v(t), column), recalled, beta);
+            store::<A, R>(recalled, &mut self.recalled[n * row..(n + 1) * row]);
+            store::<A, R>(u, &mut self.corrections[n * row..(n + 1) * row]);
+            let (old, new) = self.states[n * size..(n + 2) * size].split_at_mut(size);
+            seen = zero::<A, R>();
             let next_k = head.k((t + 1).min(head.time - 1));
-            for (((old, new), &k), &next_k) in old.iter().zip(new).zip(head.k(t)).zip(next_k) {
-                let state: Row<R> = row(|r, i| A::mul_add(k, u[r][i], decay * old[r][i]));
-                seen = row(|r, i| A::mul_add(next_k, state[r][i], seen[r][i]));
-                *new = state;
+            for (((old, new), &k), &next_k) in old.chunks_exact(row).zip(new.chunks_exact_mut(row)).zip(head.k(t)).zip(next_k) {
+                let state = axpy::<A, R>(k, u, scaled::<A, R>(decay, load::<A, R>(old)));
+                seen = axpy::<A, R>(next_k, state, seen);
+                store::<A, R>(state, new);
             }
         }
     }
@@ -264,122 +271,195 @@ impl Backward<'_> {
     #[inline(always)]
     fn columns<A: Arithmetic, const R: usize>(&mut self, column: usize) {
         let Self { head, grad, .. } = *self;
-        let (time, width, values) = (head.time, head.wide[0].width, head.wide[2].width);
-        let chunk = CHUNK.min(time);
-        let mut seen = Seen { states: vec![zero::<R>(); (chunk + 1) * width], recalled: vec![zero(); chunk], corrections: vec![zero(); chunk] };
-        let mut checkpoints: Vec<Row<R>> = Vec::with_capacity(time.div_ceil(chunk.max(1)) * width);
-        for (d, state) in seen.states[..width].iter_mut().enumerate() {
-            *state = part(head.state(d), column);
-        }
-        for start in (0..time).step_by(chunk.max(1)) {
-            checkpoints.extend_from_slice(&seen.states[..width]);
-            seen.fill::<A>(head, column, start, chunk.min(time - start));
+        let (time, width, values, row) = (head.time, head.wide[0].width, head.wide[2].width, R * LANES);
+        let (chunk, size) = (CHUNK.min(time).max(1), width * row);
+        let mut seen = Seen { states: first_state::<R>(head, column), recalled: vec![0.0; chunk * row], corrections: vec![0.0; chunk * row] };
+        seen.states.resize((chunk + 1) * size, 0.0);
+        let mut checkpoints = Vec::with_capacity(time.div_ceil(chunk) * size);
+        for start in (0..time).step_by(chunk) {
+            checkpoints.extend_from_slice(&seen.states[..size]);
+            seen.fill::<A, R>(head, column, start, chunk.min(time - start));
             if start + chunk < time {
-                seen.states.copy_within(chunk * width.., 0);
+                seen.states.copy_within(chunk * size.., 0);
             }
         }
-        let mut flow: Vec<Row<R>> = (0..width).map(|d| part(grad.row(head.batch, head.head, time + d), column)).collect();
-        for start in (0..time).step_by(chunk.max(1)).rev() {
+        let mut flow = vec![0.0; size];
+        for (d, flow) in flow.chunks_exact_mut(row).enumerate() {
+            store::<A, R>(part::<A, R>(grad.row(head.batch, head.head, time + d), column), flow);
+        }
+        let mut parts = vec![0.0; 2 * LANES * width];
+        for start in (0..time).step_by(chunk).rev() {
             let count = chunk.min(time - start);
+            // The last chunk has just been filled.
             if start + chunk < time {
-                let first = start / chunk * width;
-                seen.states[..width].copy_from_slice(&checkpoints[first..first + width]);
-                seen.fill::<A>(head, column, start, count);
+                let first = start / chunk * size;
+                seen.states[..size].copy_from_slice(&checkpoints[first..first + size]);
+                seen.fill::<A, R>(head, column, start, count);
             }
             for n in (0..count).rev() {
-                self.token::<A, R>(column, start + n, &seen.states[n * width..(n + 1) * width], &seen.recalled[n], &seen.corrections[n], &mut flow);
+                let state = &seen.states[n * size..(n + 1) * size];
+                let (recalled, u) = (load::<A, R>(&seen.recalled[n * row..]), load::<A, R>(&seen.corrections[n * row..]));
+                self.token::<A, R>(column, start + n, state, recalled, u, &mut flow, &mut parts);
             }
         }
-        for (d, flow) in flow.iter().enumerate() {
-            write(flow, &mut self.grads.state[d * values..(d + 1) * values], column);
+        for (flow, to) in flow.chunks_exact(row).zip(self.grads.state.chunks_exact_mut(values)) {
+            write::<A, R>(load::<A, R>(flow), to, column);
         }
     }
 
     /// Token `t`: `flow` comes in as the gradient of the state behind it and leaves as that of `state`, in front of it.
+    ///
+    /// `parts [D, 2 LANES]` is room for sums across lanes, which are cheaper taken together.
     #[inline(always)]
-    fn token<A: Arithmetic, const R: usize>(&mut self, column: usize, t: usize, state: &[Row<R>], recalled: &Row<R>, u: &Row<R>, flow: &mut [Row<R>]) {
+    #[expect(clippy::too_many_arguments, reason = "what one token of the chunk saw, and two buffers")]
+    fn token<A: Arithmetic, const R: usize>(
+        &mut self,
+        column: usize,
+        t: usize,
+        state: &[f32],
+        recalled: Row<A, R>,
+        u: Row<A, R>,
+        flow: &mut [f32],
+        parts: &mut [f32],
+    ) {
         let Self { head, grad, grads } = self;
-        let (width, values) = (head.wide[0].width, head.wide[2].width);
+        let (width, values, row) = (head.wide[0].width, head.wide[2].width, R * LANES);
         let (q, k, decay, beta) = (head.q(t), head.k(t), head.decay::<A>(t), head.beta(t));
-        let v: Row<R> = part(head.v(t), column);
-        let output: Row<R> = part(grad.row(head.batch, head.head, t), column);
+        let output = part::<A, R>(grad.row(head.batch, head.head, t), column);
 
-        let mut correction: Row<R> = zero();
-        for ((flow, &q), &k) in flow.iter_mut().zip(q).zip(k) {
-            let new: Row<R> = row(|r, i| A::mul_add(q, output[r][i], flow[r][i]));
-            correction = row(|r, i| A::mul_add(k, new[r][i], correction[r][i]));
-            *flow = new;
+        let mut correction = zero::<A, R>();
+        for ((flow, &q), &k) in flow.chunks_exact_mut(row).zip(q).zip(k) {
+            let new = axpy::<A, R>(q, output, load::<A, R>(flow));
+            correction = axpy::<A, R>(k, new, correction);
+            store::<A, R>(new, flow);
         }
-        grads.beta[t] += total(&row::<R>(|r, i| correction[r][i] * (v[r][i] - recalled[r][i])));
-        let value: Row<R> = row(|r, i| beta * correction[r][i]);
-        write(&value, &mut grads.v[t * values..(t + 1) * values], column);
+        grads.beta[t] += overlap::<A, R>(correction, self::correction::<A, R>(part::<A, R>(head.v(t), column), recalled, 1.0));
+        let value = scaled::<A, R>(beta, correction);
+        write::<A, R>(value, &mut grads.v[t * values..(t + 1) * values], column);
 
         // The recalled value has the gradient `-value`.
-        let overlap = total(&row::<R>(|r, i| u[r][i] * output[r][i]));
-        let faded: Row<R> = row(|r, i| decay * value[r][i]);
-        let faded_output: Row<R> = row(|r, i| decay * output[r][i]);
-        let mut fade = [0.0; LANES];
-        let (grads_q, grads_k) = (&mut grads.q[t * width..(t + 1) * width], &mut grads.k[t * width..(t + 1) * width]);
-        for ((((flow, state), &k), grad_q), grad_k) in flow.iter_mut().zip(state).zip(k).zip(grads_q).zip(grads_k) {
-            let mut by_q = [0.0; LANES];
-            let mut by_k = [0.0; LANES];
+        let forgotten = scaled::<A, R>(-decay, value);
+        let asked = scaled::<A, R>(decay, output);
+        let mut fade = A::splat(0.0);
+        for (((flow, state), &k), parts) in flow.chunks_exact_mut(row).zip(state.chunks_exact(row)).zip(k).zip(parts.chunks_exact_mut(2 * LANES)) {
+            let (mut by_q, mut by_k) = (A::splat(0.0), A::splat(0.0));
             for r in 0..R {
-                by_q = mul_add::<A>(state[r], faded_output[r], by_q);
-                by_k = mul_add::<A>(flow[r], u[r], by_k);
-                by_k = lanes(|i| A::mul_add(-state[r][i], faded[r][i], by_k[i]));
-                fade = mul_add::<A>(flow[r], state[r], fade);
-                flow[r] = lanes(|i| A::mul_add(-k, faded[r][i], decay * flow[r][i]));
+                let (behind, before) = (A::load(&flow[r * LANES..]), A::load(&state[r * LANES..]));
+                by_q = A::mul_add(before, asked[r], by_q);
+                by_k = A::mul_add(behind, u[r], by_k);
+                by_k = A::mul_add(before, forgotten[r], by_k);
+                fade = A::mul_add(behind, before, fade);
+                let front = A::mul_add(A::splat(k), forgotten[r], A::mul(A::splat(decay), behind));
+                A::store(front, &mut flow[r * LANES..]);
             }
-            *grad_q += A::mul_add(k, overlap, sum(by_q));
-            *grad_k += sum(by_k);
+            A::store(by_q, parts);
+            A::store(by_k, &mut parts[LANES..]);
         }
-        let recalled = total(&row::<R>(|r, i| recalled[r][i] * value[r][i]));
-        grads.g[t] += A::mul_add(decay, sum(fade), -recalled);
+        let own = overlap::<A, R>(u, output);
+        let (grads_q, grads_k) = (&mut grads.q[t * width..(t + 1) * width], &mut grads.k[t * width..(t + 1) * width]);
+        for (((parts, &k), by_q), by_k) in parts.chunks_exact(2 * LANES).zip(k).zip(grads_q).zip(grads_k) {
+            *by_q += A::fused(k, own, A::sum(A::load(parts)));
+            *by_k += A::sum(A::load(&parts[LANES..]));
+        }
+        grads.g[t] += A::fused(decay, A::sum(fade), -overlap::<A, R>(recalled, value));
     }
 }
 
-/// Zeros.
+/// The state in front of the first token, columns from `column` on.
 #[inline(always)]
-fn zero<const R: usize>() -> Row<R> {
-    [[0.0; LANES]; R]
+fn first_state<const R: usize>(head: Head, column: usize) -> Vec<f32> {
+    let width = head.wide[0].width;
+    let mut state = vec![0.0; width * R * LANES];
+    for (d, row) in state.chunks_exact_mut(R * LANES).enumerate() {
+        let from = &head.state(d)[column..];
+        let count = from.len().min(R * LANES);
+        row[..count].copy_from_slice(&from[..count]);
+    }
+    state
 }
 
-/// `f(r, i)` in lane `i` of register `r`.
+/// `beta (v - recalled)`.
 #[inline(always)]
-fn row<const R: usize>(mut f: impl FnMut(usize, usize) -> f32) -> Row<R> {
-    let mut result = zero();
-    for (r, register) in result.iter_mut().enumerate() {
-        *register = lanes(|i| f(r, i));
+fn correction<A: Arithmetic, const R: usize>(mut v: Row<A, R>, recalled: Row<A, R>, beta: f32) -> Row<A, R> {
+    for r in 0..R {
+        v[r] = A::mul(A::splat(beta), A::sub(v[r], recalled[r]));
     }
-    result
+    v
 }
 
-/// Sum of all lanes.
 #[inline(always)]
-fn total<const R: usize>(row: &Row<R>) -> f32 {
-    let mut total = [0.0; LANES];
-    for register in row {
-        total = lanes(|i| total[i] + register[i]);
+fn zero<A: Arithmetic, const R: usize>() -> Row<A, R> {
+    [A::splat(0.0); R]
+}
+
+#[inline(always)]
+fn scaled<A: Arithmetic, const R: usize>(a: f32, mut x: Row<A, R>) -> Row<A, R> {
+    for x in &mut x {
+        *x = A::mul(A::splat(a), *x);
     }
-    sum(total)
+    x
+}
+
+/// `a * x + y`.
+#[inline(always)]
+fn axpy<A: Arithmetic, const R: usize>(a: f32, x: Row<A, R>, mut y: Row<A, R>) -> Row<A, R> {
+    for r in 0..R {
+        y[r] = A::mul_add(A::splat(a), x[r], y[r]);
+    }
+    y
+}
+
+/// `sum(x * y)`.
+#[inline(always)]
+fn overlap<A: Arithmetic, const R: usize>(x: Row<A, R>, y: Row<A, R>) -> f32 {
+    let mut total = A::splat(0.0);
+    for r in 0..R {
+        total = A::mul_add(x[r], y[r], total);
+    }
+    A::sum(total)
+}
+
+#[inline(always)]
+fn load<A: Arithmetic, const R: usize>(from: &[f32]) -> Row<A, R> {
+    let mut row = zero::<A, R>();
+    for (r, register) in row.iter_mut().enumerate() {
+        *register = A::load(&from[r * LANES..]);
+    }
+    row
+}
+
+#[inline(always)]
+fn store<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut [f32]) {
+    for (r, register) in row.into_iter().enumerate() {
+        A::store(register, &mut to[r * LANES..]);
+    }
 }
 
 /// Columns from `column` on, zeros beyond the last.
 #[inline(always)]
-fn part<const R: usize>(from: &[f32], column: usize) -> Row<R> {
+fn part<A: Arithmetic, const R: usize>(from: &[f32], column: usize) -> Row<A, R> {
     let from = &from[column..];
     if from.len() >= R * LANES {
-        return row(|r, i| from[r * LANES + i]);
+        return load::<A, R>(from);
     }
-    let mut result = zero();
-    result.as_flattened_mut()[..from.len()].copy_from_slice(from);
-    result
+    // Only a single register is ever filled in part.
+    let mut padded = [0.0; LANES];
+    padded[..from.len()].copy_from_slice(from);
+    let mut row = zero::<A, R>();
+    row[0] = A::load(&padded);
+    row
 }
 
 /// Writes to the columns from `column` on, as far as there are any.
 #[inline(always)]
-fn write<const R: usize>(row: &Row<R>, to: &mut [f32], column: usize) {
+fn write<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut [f32], column: usize) {
     let to = &mut to[column..];
-    let count = to.len().min(R * LANES);
-    to[..count].copy_from_slice(&row.as_flattened()[..count]);
+    if to.len() >= R * LANES {
+        store::<A, R>(row, to);
+    } else {
+        let mut padded = [0.0; LANES];
+        A::store(row[0], &mut padded);
+        let count = to.len();
+        to.copy_from_slice(&padded[..count]);
+    }
 }

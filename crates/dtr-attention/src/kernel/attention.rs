@@ -81,7 +81,9 @@ pub(crate) fn forward(inputs: Inputs<'_>) -> Vec<f32> {
     let size = if queries < ROWS { 0 } else { inputs.k.shape[2] * width };
     let mut output = vec![0.0; batch * queries * heads * value];
     let sequences = output.chunks_mut(queries * heads * value).enumerate();
-    let blocks = sequences.flat_map(|(b, output)| output.chunks_mut(BLOCK * heads * value).enumerate().map(move |(block, output)| (b, block * BLOCK, output)));
+    let blocks = sequences.flat_map(|(b, output)| {
+        output.chunks_mut(BLOCK * heads * value).enumerate().map(move |(block, output)| (b, block * BLOCK, output))
+    });
     let mut blocks: Vec<_> = blocks.collect();
     // Longest first: the last queries of a sequence see the most keys.
     blocks.reverse();
@@ -228,7 +230,14 @@ fn products<const FMA: bool>(
 
 /// `out[r] = sum_j weights[r, j] x_j` over the keys `j` of the segments.
 #[inline(always)]
-fn weighted_rows<const FMA: bool>(x: View<'_>, head: Head<'_>, segments: &[Range<usize>; 2], rows: usize, weights: &[f32], out: &mut [f32]) {
+fn weighted_rows<const FMA: bool>(
+    x: View<'_>,
+    head: Head<'_>,
+    segments: &[Range<usize>; 2],
+    rows: usize,
+    weights: &[f32],
+    out: &mut [f32],
+) {
     let (width, group) = (x.shape[3], head.h / head.inputs.group());
     let count = segments[0].len() + segments[1].len();
     let whole = if rows == ROWS { width / LANES * LANES } else { 0 };
@@ -267,7 +276,8 @@ pub(crate) fn backward(inputs: Inputs<'_>, grad: &[f32]) -> [Vec<f32>; 3] {
     let mut dk = vec![0.0; batch * groups * keys * width];
     let mut dv = vec![0.0; batch * groups * keys * value];
     let group = inputs.group();
-    let work = dq.par_chunks_mut(group * queries * width).zip(dk.par_chunks_mut(keys * width)).zip(dv.par_chunks_mut(keys * value)).enumerate();
+    let work =
+        dq.par_chunks_mut(group * queries * width).zip(dk.par_chunks_mut(keys * width)).zip(dv.par_chunks_mut(keys * value)).enumerate();
     tasks(work, batch * heads * queries * keys * 8, |(index, ((dq, dk), dv))| {
         let (keys, values) = (&kt[index * keys * width..][..keys * width], &vt[index * keys * value..][..keys * value]);
         for (n, dq) in dq.chunks_exact_mut(queries * width).enumerate() {
@@ -298,7 +308,9 @@ fn backward_body<const FMA: bool>(head: Head<'_>, grad: &[f32], dq: &mut [f32], 
         }
         for r in 0..rows.len() {
             let (p, dp) = (&mut scores[r * count..][..count], &mut more[r * count..][..count]);
-            p.iter_mut().for_each(|p| *p /= sums[r]);
+            for p in p.iter_mut() {
+                *p /= sums[r];
+            }
             let mean = dot::<FMA>(p, dp);
             for (dp, &p) in dp.iter_mut().zip(&*p) {
                 *dp = p * (*dp - mean) * scale;

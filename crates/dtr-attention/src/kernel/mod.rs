@@ -1,5 +1,8 @@
 //! Fused kernels on plain f32 slices, for CPU backends. Every loop has a fixed order: results do not depend on the number of threads.
 
+#![expect(clippy::inline_always, reason = "a body takes on the instruction set of the function it is inlined into")]
+#![expect(clippy::too_many_arguments, reason = "kernels take plain slices")]
+
 pub(crate) mod attention;
 pub(crate) mod delta;
 pub(crate) mod rows;

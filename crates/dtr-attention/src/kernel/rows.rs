@@ -62,7 +62,9 @@ pub(crate) fn rms_norm_backward(x: View<'_>, weight: &[f32], eps: f32, grad: Vie
     let mut parts = vec![0.0; a * b * width];
     let elements = dx.len();
     let work = dx.par_chunks_mut(rows * width).zip(parts.par_chunks_mut(width)).enumerate();
-    tasks(work, elements, |(n, (dx, dweight))| rms_backward_task(x.strip(n / b, n % b), weight, eps, grad.strip(n / b, n % b), dx, dweight));
+    tasks(work, elements, |(n, (dx, dweight))| {
+        rms_backward_task(x.strip(n / b, n % b), weight, eps, grad.strip(n / b, n % b), dx, dweight);
+    });
     [dx, sum_of_rows(&parts, width)]
 }
 
@@ -119,7 +121,9 @@ dispatch!(swiglu_task = swiglu_body(gate: &[f32], up: &[f32], y: &mut [f32]));
 /// `silu(gate) * up`.
 pub(crate) fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; gate.len()];
-    tasks(y.par_chunks_mut(TASK).zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK))), gate.len(), |(y, (gate, up))| swiglu_task(gate, up, y));
+    tasks(y.par_chunks_mut(TASK).zip(gate.par_chunks(TASK).zip(up.par_chunks(TASK))), gate.len(), |(y, (gate, up))| {
+        swiglu_task(gate, up, y);
+    });
     y
 }
 
@@ -195,7 +199,9 @@ pub(crate) fn convolution_silu(shape: Convolution, x: &[f32], weight: &[f32], st
     let (sequence, before) = (shape.time * shape.channels, (shape.width - 1) * shape.channels);
     let mut y = vec![0.0; x.len()];
     let work = y.par_chunks_mut(sequence).enumerate();
-    tasks(work, x.len(), |(b, y)| convolution_task(shape, &x[b * sequence..(b + 1) * sequence], &taps, &state[b * before..(b + 1) * before], y));
+    tasks(work, x.len(), |(b, y)| {
+        convolution_task(shape, &x[b * sequence..(b + 1) * sequence], &taps, &state[b * before..(b + 1) * before], y);
+    });
     y
 }
 
@@ -241,11 +247,21 @@ pub(crate) fn convolution_silu_backward(shape: Convolution, x: &[f32], weight: &
     let batch = x.len() / sequence;
     let (mut dx, mut dtaps, mut dstate) = (vec![0.0; x.len()], vec![0.0; batch * width * channels], vec![0.0; batch * before]);
     // A width of 1 has no state to cut into chunks.
-    let states: Vec<&mut [f32]> = if before == 0 { (0..batch).map(|_| Default::default()).collect() } else { dstate.chunks_mut(before).collect() };
+    let states: Vec<&mut [f32]> =
+        if before == 0 { (0..batch).map(|_| Default::default()).collect() } else { dstate.chunks_mut(before).collect() };
     let work = dx.par_chunks_mut(sequence).zip(dtaps.par_chunks_mut(width * channels)).zip(states).enumerate();
     tasks(work, x.len(), |(b, ((dx, dtaps), dstate))| {
         let of = |x: &'_ [f32], n: usize| -> std::ops::Range<usize> { b * n..((b + 1) * n).min(x.len()) };
-        convolution_backward_task(shape, &x[of(x, sequence)], &taps, &state[of(state, before)], &grad[of(grad, sequence)], dx, dtaps, dstate);
+        convolution_backward_task(
+            shape,
+            &x[of(x, sequence)],
+            &taps,
+            &state[of(state, before)],
+            &grad[of(grad, sequence)],
+            dx,
+            dtaps,
+            dstate,
+        );
     });
     let dweight = transposed(&sum_of_rows(&dtaps, width * channels), width, channels);
     [dx, dweight, dstate]

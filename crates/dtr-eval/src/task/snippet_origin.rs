@@ -26,13 +26,20 @@ impl SnippetOrigin {
     ///
     /// # Errors
     /// If a crate or token is unknown, or a crate has no file long enough in some split.
-    pub fn new(tokenizer: &Tokenizer, sources: &Sources, length: usize, question: &str, labels: &BTreeMap<String, String>) -> Result<Self, EvalError> {
+    pub fn new(
+        tokenizer: &Tokenizer,
+        sources: &Sources,
+        length: usize,
+        question: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Self, EvalError> {
         let mut by_split = BTreeMap::new();
         for split in [Split::Training, Split::Validation, Split::Test] {
             let mut by_label = Vec::new();
             for name in labels.keys() {
                 let found = files(sources, name, split)?;
-                let long: Vec<Vec<u32>> = found.iter().map(|file| file.tokens(tokenizer).to_vec()).filter(|tokens| tokens.len() > length).collect();
+                let long: Vec<Vec<u32>> =
+                    found.iter().map(|file| file.tokens(tokenizer).to_vec()).filter(|tokens| tokens.len() > length).collect();
                 if long.is_empty() {
                     return Err(EvalError::EmptySplit { split: split.name(), what: format!("crate \"{name}\""), needed: length });
                 }

@@ -35,7 +35,12 @@ pub(super) fn steps(experiment: &Experiment) -> usize {
 }
 
 impl Run<'_> {
-    pub(super) fn distill<B: TrainBackend>(&mut self, parent: &Parent<B::InnerBackend>, tasks: &Tasks, device: &B::Device) -> Result<Bank<B::InnerBackend>, Error> {
+    pub(super) fn distill<B: TrainBackend>(
+        &mut self,
+        parent: &Parent<B::InnerBackend>,
+        tasks: &Tasks,
+        device: &B::Device,
+    ) -> Result<Bank<B::InnerBackend>, Error> {
         let files = StudentBank::new(self.directory.path().join("students"));
         let layers = parent.config.layers();
         let keys: Vec<String> = self.operators.iter().map(|operator| student_key(self.experiment, parent, operator)).collect();
@@ -85,33 +90,44 @@ impl Run<'_> {
         let bar = self.progress.stage("distilling", (settings.steps * distill.rows * distill.length) as u64, "tokens");
         let mut emitted = Ok(());
         let log = &mut self.log;
-        let outcome = dtr_distill::train::<B>(&parent.model, &parent.config, &operators, &settings, rows, device, &mut |progress| match progress {
-            Progress::Step { tokens } => bar.set(tokens as u64),
-            Progress::Losses { operator, tokens, normalised_mse } => {
-                let event = Event::Distilling { operator: operator.name().into(), tokens, normalised_mse };
-                if emitted.is_ok() {
-                    emitted = log.emit(event);
+        let outcome =
+            dtr_distill::train::<B>(&parent.model, &parent.config, &operators, &settings, rows, device, &mut |progress| match progress {
+                Progress::Step { tokens } => bar.set(tokens as u64),
+                Progress::Losses { operator, tokens, normalised_mse } => {
+                    let event = Event::Distilling { operator: operator.name().into(), tokens, normalised_mse };
+                    if emitted.is_ok() {
+                        emitted = log.emit(event);
+                    }
                 }
-            }
-        })?;
+            })?;
         emitted?;
         bar.finish();
         let keys: BTreeMap<&str, &String> = wanted.iter().map(|(operator, key)| (operator.name(), key)).collect();
         for student in outcome.students {
             files.save(student.layer, &student.operator, &student.mixer)?;
-            let record = Record { normalised_mse: student.normalised_mse, tokens: outcome.tokens, tokens_per_second: outcome.tokens_per_second };
+            let record =
+                Record { normalised_mse: student.normalised_mse, tokens: outcome.tokens, tokens_per_second: outcome.tokens_per_second };
             self.directory.save_unit(&record_path(student.layer, &student.operator), keys[student.operator.name()], &record)?;
         }
         Ok(())
     }
 
-    fn load<B: MixerBackend>(&mut self, parent: &Parent<B>, files: &StudentBank, keys: &[String], device: &B::Device) -> Result<Bank<B>, Error> {
+    fn load<B: MixerBackend>(
+        &mut self,
+        parent: &Parent<B>,
+        files: &StudentBank,
+        keys: &[String],
+        device: &B::Device,
+    ) -> Result<Bank<B>, Error> {
         let mut bank = Bank { mixers: BTreeMap::new(), losses: BTreeMap::new(), identity: key(keys) };
         let mut speed = None;
         for (operator, key) in self.operators.iter().zip(keys) {
             for layer in 0..parent.config.layers() {
                 let path = record_path(layer, operator);
-                let record = self.directory.load_unit::<Record>(&path, key)?.ok_or_else(|| Error::LostUnit { path: self.directory.path().join(&path) })?;
+                let record = self
+                    .directory
+                    .load_unit::<Record>(&path, key)?
+                    .ok_or_else(|| Error::LostUnit { path: self.directory.path().join(&path) })?;
                 let mixer = files.load(layer, operator, &parent.config.attention, device)?;
                 self.log.emit(Event::Student { layer, operator: operator.name().into(), normalised_mse: record.normalised_mse })?;
                 bank.mixers.insert((layer, letter(operator)), (operator.clone(), mixer));

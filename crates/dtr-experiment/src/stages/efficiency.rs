@@ -1,6 +1,6 @@
 //! Speed and memory over context length, the models interleaved so that a drifting machine slows all of them alike.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use dtr_attention::MixerBackend;
 use dtr_eval::efficiency::{Sample, measure, median};
@@ -22,28 +22,40 @@ struct Speed {
 }
 
 impl Run<'_> {
-    pub(super) fn measure<B: MixerBackend>(&mut self, parent: &Parent<B>, bank: &Bank<B>, found: &[Found], device: &B::Device) -> Result<(), Error> {
+    pub(super) fn measure<B: MixerBackend>(
+        &mut self,
+        parent: &Parent<B>,
+        bank: &Bank<B>,
+        found: &[Found],
+        device: &B::Device,
+    ) -> Result<(), Error> {
         let settings = self.experiment.efficiency();
-        let layouts: BTreeMap<Layout, ()> = found.iter().flat_map(Found::models).map(|(_, layout)| (layout, ())).collect();
-        let layouts: Vec<Layout> = layouts.into_keys().collect();
+        let layouts: BTreeSet<Layout> = found.iter().flat_map(Found::models).map(|(_, layout)| layout).collect();
+        let layouts: Vec<Layout> = layouts.into_iter().collect();
         let bar = self.progress.stage("measuring speed", (settings.contexts.len() * settings.repetitions * layouts.len()) as u64, "runs");
         let key = key(&(&parent.identity, &bank.identity, settings, &layouts));
         for &context in &settings.contexts {
             let path = format!("efficiency/{context}.json");
-            let speeds: Vec<Speed> = match self.directory.load_unit(&path, &key)? {
-                Some(speeds) => speeds,
-                None => {
-                    let speeds = self.speeds(parent, bank, &layouts, context, device, &mut || bar.inc(1));
-                    self.directory.save_unit(&path, &key, &speeds)?;
-                    speeds
-                }
+            let speeds: Vec<Speed> = if let Some(speeds) = self.directory.load_unit(&path, &key)? {
+                speeds
+            } else {
+                let speeds = self.speeds(parent, bank, &layouts, context, device, &mut || bar.inc(1));
+                self.directory.save_unit(&path, &key, &speeds)?;
+                speeds
             };
             for found in found {
                 for (model, layout) in found.models() {
                     let at = layouts.iter().position(|other| *other == layout).expect("every layout is measured");
                     let Speed { prefill_tokens_per_second, decode_tokens_per_second, cache_bytes } = speeds[at];
                     let task = found.task.clone();
-                    self.log.emit(Event::Efficiency { task, model, context, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes })?;
+                    self.log.emit(Event::Efficiency {
+                        task,
+                        model,
+                        context,
+                        prefill_tokens_per_second,
+                        decode_tokens_per_second,
+                        cache_bytes,
+                    })?;
                 }
             }
         }
@@ -69,7 +81,9 @@ impl Run<'_> {
                 done();
             }
         }
-        let rate = |samples: &[Sample], tokens: usize, seconds: fn(&Sample) -> f64| median(samples.iter().map(|sample| tokens as f64 / seconds(sample)).collect());
+        let rate = |samples: &[Sample], tokens: usize, seconds: fn(&Sample) -> f64| {
+            median(samples.iter().map(|sample| tokens as f64 / seconds(sample)).collect())
+        };
         let speed = |samples: Vec<Sample>| Speed {
             prefill_tokens_per_second: rate(&samples, context, |sample| sample.prefill_seconds),
             decode_tokens_per_second: rate(&samples, settings.decode_tokens, |sample| sample.decode_seconds),

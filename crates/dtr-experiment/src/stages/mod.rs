@@ -72,7 +72,11 @@ pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: 
     let (log, _) = EventLog::open(directory.events())?;
     let operators = prepare::operators(experiment);
     let mut run = Run { experiment, operators, directory, log, progress: Progress::new(options.quiet), command: &options.command };
-    run.log.emit(Event::Started { experiment: experiment.name().into(), device: experiment.device().to_string(), seed: experiment.seed() })?;
+    run.log.emit(Event::Started {
+        experiment: experiment.name().into(),
+        device: experiment.device().to_string(),
+        seed: experiment.seed(),
+    })?;
     run.log.emit(Event::Parent {
         model_type: parent.config.model_type.clone(),
         layers: parent.config.layers(),

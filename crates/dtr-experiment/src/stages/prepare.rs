@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::Tasks;
 use crate::error::Error;
-use crate::schema::{self, Experiment, TaskKind};
+use crate::schema::{self, Experiment, TaskKind, key};
 
 /// The model a run begins with.
 pub(super) struct Parent<B: Backend> {
@@ -117,7 +117,8 @@ fn identity(directory: &Path) -> Result<String, Error> {
         let path = path.to_path_buf();
         move |source| Error::Io { action: "read", path, source }
     };
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(directory).map_err(failed(directory))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(directory).map_err(failed(directory))?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors") || path.ends_with("config.json"));
     paths.sort();
     let mut hash = Sha256::new();
@@ -128,7 +129,7 @@ fn identity(directory: &Path) -> Result<String, Error> {
         file.take(BEGINNING).read_to_end(&mut bytes).map_err(failed(&path))?;
         hash.update(bytes);
     }
-    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(key(hash.finalize().as_slice()))
 }
 
 pub(super) fn tasks(experiment: &Experiment, tokenizer: &Tokenizer) -> Result<Tasks, Error> {
@@ -143,7 +144,9 @@ pub(super) fn tasks(experiment: &Experiment, tokenizer: &Tokenizer) -> Result<Ta
         };
         let made: Box<dyn dtr_eval::Task> = match &task.kind {
             TaskKind::Phonebook(book) => Box::new(Phonebook::new(tokenizer, book.entries, &book.start, &book.question)?),
-            TaskKind::SnippetOrigin(snippet) => Box::new(SnippetOrigin::new(tokenizer, &sources()?, snippet.tokens, &snippet.question, &snippet.labels)?),
+            TaskKind::SnippetOrigin(snippet) => {
+                Box::new(SnippetOrigin::new(tokenizer, &sources()?, snippet.tokens, &snippet.question, &snippet.labels)?)
+            }
             TaskKind::RustText(text) => Box::new(RustText::new(tokenizer, &sources()?, text.tokens, &text.separator, &text.crates)?),
         };
         tasks.insert(name.clone(), made);

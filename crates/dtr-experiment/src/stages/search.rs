@@ -108,7 +108,14 @@ impl<B: MixerBackend> Objective for TaskObjective<'_, B> {
 
 impl Run<'_> {
     /// Searches a layout for one task, scores what it is compared with, and reports all of them on the test split.
-    pub(super) fn search<B: MixerBackend>(&mut self, parent: &Parent<B>, bank: &Bank<B>, name: &str, task: &dyn Task, device: &B::Device) -> Result<Found, Error> {
+    pub(super) fn search<B: MixerBackend>(
+        &mut self,
+        parent: &Parent<B>,
+        bank: &Bank<B>,
+        name: &str,
+        task: &dyn Task,
+        device: &B::Device,
+    ) -> Result<Found, Error> {
         let layers = parent.config.layers();
         let menu: Vec<Operator> = self.operators.iter().map(letter).collect();
         let floor = self.experiment.search().floor;

@@ -23,7 +23,8 @@ const WEIGHTS: &str = "model.safetensors";
 /// List of shards and which tensor lies where.
 const INDEX: &str = "model.safetensors.index.json";
 /// Files that travel unchanged from a parent to what is made of it.
-const COMPANIONS: [&str; 5] = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
+const COMPANIONS: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
 
 /// Reads the configuration of the model in `directory`.
 ///
@@ -32,7 +33,8 @@ const COMPANIONS: [&str; 5] = ["tokenizer.json", "tokenizer_config.json", "speci
 pub fn load_config(directory: &Path) -> Result<DecoderConfig, CheckpointError> {
     let path = directory.join("config.json");
     let text = read_text(&path)?;
-    let json: Value = serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: path.clone(), source: source.into() })?;
+    let json: Value =
+        serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: path.clone(), source: source.into() })?;
     DecoderConfig::from_json(&json).map_err(|source| CheckpointError::Config { path, source })
 }
 
@@ -64,8 +66,7 @@ pub fn save<B: Backend>(directory: &Path, config: &DecoderConfig, model: &Decode
     }
     write::save(&directory.join(WEIGHTS), model)?;
     // Last, so that a directory with a configuration is a complete one.
-    let text = serde_json::to_string_pretty(&config.to_json()).expect("a JSON value is serialisable");
-    atomic::write(&directory.join("config.json"), text.as_bytes())
+    atomic::write(&directory.join("config.json"), format!("{:#}\n", config.to_json()).as_bytes())
 }
 
 /// The weight files of a model, and the path that names them in errors.

@@ -33,7 +33,8 @@ pub(super) fn load<B: Backend, M: Module<B>>(
     }
     let mut tensors = BTreeMap::new();
     for (path, buffer) in files.iter().zip(&buffers) {
-        let file = SafeTensors::deserialize(buffer).map_err(|error| CheckpointError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let file =
+            SafeTensors::deserialize(buffer).map_err(|error| CheckpointError::Damaged { path: path.clone(), reason: error.to_string() })?;
         tensors.extend(file.tensors());
     }
     let mut loader = Loader { tensors, used: BTreeSet::new(), path: names::Path::default(), missing: vec![], wrong: None, shown, device };

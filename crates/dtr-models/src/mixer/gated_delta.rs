@@ -87,7 +87,6 @@ impl<B: Backend> GatedDelta<B> {
             matrix: delta::empty_state([batch, self.heads, self.head_dim, self.head_dim], &device),
         }
     }
-
 }
 
 impl<B: MixerBackend> GatedDelta<B> {

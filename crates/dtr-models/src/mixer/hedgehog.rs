@@ -36,7 +36,6 @@ impl<B: Backend> Hedgehog<B> {
         let (heads, width) = (self.projections.heads(), self.projections.head_dim());
         linear::empty_state([batch, heads, 2 * width, width], &self.q_map.device())
     }
-
 }
 
 impl<B: MixerBackend> Hedgehog<B> {

@@ -68,7 +68,9 @@ impl MixerConfig {
         use dtr_attention::Span;
         match *self {
             Self::Softmax { window } => Mixer::Softmax(Attention::new(shape, Span { window, sinks: 0 }, device)),
-            Self::SlidingWindow { window, sinks } => Mixer::SlidingWindow(Attention::new(shape, Span { window: Some(window), sinks }, device)),
+            Self::SlidingWindow { window, sinks } => {
+                Mixer::SlidingWindow(Attention::new(shape, Span { window: Some(window), sinks }, device))
+            }
             Self::Hedgehog {} => Mixer::Hedgehog(Hedgehog::new(shape, device)),
             Self::GatedDelta { convolution } => Mixer::GatedDelta(GatedDelta::new(shape, convolution, device)),
         }
@@ -123,7 +125,6 @@ impl<B: Backend> Mixer<B> {
             Self::GatedDelta(mixer) => MixerState::Delta(mixer.empty_state(batch)),
         }
     }
-
 }
 
 impl<B: MixerBackend> Mixer<B> {

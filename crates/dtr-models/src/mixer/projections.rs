@@ -71,7 +71,6 @@ impl<B: Backend> Projections<B> {
     pub fn scale(&self) -> f64 {
         (self.head_dim as f64).powf(-0.5)
     }
-
 }
 
 impl<B: MixerBackend> Projections<B> {

@@ -1,0 +1,263 @@
+//! The command `dtr` as its users meet it: a whole small run, killed and resumed; its results used again; bad input refused.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The quickstart made small: everything it does, on few tokens and examples.
+const SMALL: [&str; 13] = [
+    "distill.tokens=2560",
+    "distill.calibration-tokens=1280",
+    "distill.rows=8",
+    "distill.mixture={ phonebook = 1.0 }",
+    "tasks.phonebook.validation=24",
+    "tasks.phonebook.test=24",
+    "tasks.snippet-origin.validation=1",
+    "tasks.snippet-origin.test=1",
+    "search.tasks=[\"phonebook\"]",
+    "search.random-layouts=1",
+    "efficiency.contexts=[32, 64]",
+    "efficiency.decode-tokens=4",
+    "efficiency.repetitions=1",
+];
+
+fn dtr(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dtr"));
+    command.args(arguments).current_dir(workspace()).env("NO_COLOR", "1");
+    command
+}
+
+fn small_run(runs: &Path, more: &[&str]) -> Command {
+    let mut command = dtr(&["run", "configs/quickstart.toml", "--quiet", "--runs"]);
+    command.arg(runs);
+    for set in SMALL.iter().chain(more) {
+        command.args(["--set", set]);
+    }
+    command
+}
+
+#[track_caller]
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// The command fails without a panic, and its message holds the parts.
+#[track_caller]
+fn fails(command: &mut Command, parts: &[&str]) {
+    let output = command.output().expect("the binary runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "accepted, expected {parts:?}");
+    assert!(!message.contains("panicked"), "{message}");
+    // Messages are folded to the width of the terminal.
+    let flat: String = message.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+    for part in parts {
+        assert!(flat.contains(part), "{part:?} is missing in: {message}");
+    }
+}
+
+fn only_directory(runs: &Path) -> PathBuf {
+    let mut found = std::fs::read_dir(runs).expect("runs").map(|entry| entry.expect("an entry").path());
+    let first = found.next().expect("a run");
+    assert!(found.next().is_none(), "more than one run");
+    first
+}
+
+fn report(run: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(run.join("report.json")).expect("a report")).expect("JSON")
+}
+
+/// Events that say what was found, without what depends on the clock.
+fn findings(run: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(run.join("events.jsonl")).expect("events");
+    let mut findings = Vec::new();
+    for line in text.lines() {
+        let mut event: BTreeMap<String, Value> = serde_json::from_str(line).expect("an event");
+        let kind = event["event"].as_str().expect("a kind").to_owned();
+        if matches!(kind.as_str(), "evaluated" | "decided" | "student" | "tested" | "baseline" | "searched" | "exported") {
+            event.retain(|key, _| !matches!(key.as_str(), "at" | "seconds"));
+            let text = serde_json::to_string(&event).expect("JSON");
+            if !findings.contains(&text) {
+                findings.push(text);
+            }
+        }
+    }
+    findings
+}
+
+#[test]
+fn a_run_killed_again_and_again_ends_as_one_that_was_not() {
+    let (plain, broken) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    succeeds(&mut small_run(plain.path(), &[]));
+    let mut finished = false;
+    for pause in [300, 900, 1500, 2200, 3000] {
+        let mut child = small_run(broken.path(), &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
+        std::thread::sleep(Duration::from_millis(pause));
+        finished |= child.try_wait().expect("a child").is_some();
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+    }
+    succeeds(&mut small_run(broken.path(), &[]));
+    let (plain, broken) = (only_directory(plain.path()), only_directory(broken.path()));
+    assert_eq!(findings(&plain), findings(&broken), "finished early: {finished}");
+    for name in [
+        "students/gated-delta/layer-00.safetensors",
+        "students/gated-delta/layer-07.safetensors",
+        "hybrid/phonebook-m_opt/model.safetensors",
+    ] {
+        assert_eq!(std::fs::read(plain.join(name)).expect(name), std::fs::read(broken.join(name)).expect(name), "{name}");
+    }
+    let left: Vec<_> = std::fs::read_dir(&broken)
+        .expect("a run")
+        .filter(|entry| entry.as_ref().expect("an entry").path().extension().is_some_and(|x| x == "tmp"))
+        .collect();
+    assert!(left.is_empty(), "half-written files: {left:?}");
+}
+
+#[test]
+fn the_result_of_a_run_is_used_again() {
+    let runs = tempfile::tempdir().expect("a directory");
+    let output = succeeds(&mut small_run(runs.path(), &["seed=3"]));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    for part in ["phonebook", "m_opt", "local-importance", "report.html"] {
+        assert!(printed.contains(part), "{part} is missing in {printed}");
+    }
+    let run = only_directory(runs.path());
+    let report = report(&run);
+    for pointer in [
+        "/experiment",
+        "/device",
+        "/seed",
+        "/parent/model_type",
+        "/parent/layers",
+        "/parent/parameters",
+        "/distillation/tokens",
+        "/distillation/tokens_per_second",
+        "/distillation/students/0/layer",
+        "/distillation/students/7/operator",
+        "/distillation/students/0/normalised_mse",
+        "/tasks/phonebook/metric",
+        "/tasks/phonebook/parent/validation",
+        "/tasks/phonebook/parent/test",
+        "/tasks/phonebook/m_best/layout",
+        "/tasks/phonebook/m_opt/layout",
+        "/tasks/phonebook/m_opt/replaced",
+        "/tasks/phonebook/m_opt/validation",
+        "/tasks/phonebook/m_opt/test",
+        "/tasks/phonebook/search/strategy",
+        "/tasks/phonebook/search/floor",
+        "/tasks/phonebook/search/evaluations",
+        "/tasks/phonebook/search/full_evaluation_equivalents",
+        "/tasks/phonebook/search/seconds",
+        "/efficiency/0/context",
+        "/efficiency/0/model",
+        "/efficiency/0/task",
+        "/efficiency/0/prefill_tokens_per_second",
+        "/efficiency/0/decode_tokens_per_second",
+        "/efficiency/0/cache_bytes",
+    ] {
+        assert!(report.pointer(pointer).is_some_and(|value| !value.is_null()), "{pointer} is missing");
+    }
+    assert_eq!(report["complete"], true);
+    let page = std::fs::read_to_string(run.join("report.html")).expect("a page");
+    for part in ["<svg", "of the parent", "Reproduce", "layers replaced"] {
+        assert!(page.contains(part), "{part} is missing in the page");
+    }
+    assert!(!page.contains("http"), "the page loads nothing");
+
+    let model = run.join("hybrid/phonebook-m_opt");
+    let model = model.to_str().expect("a path");
+    let prompt = "<|phone|>Alice Baker: 4821\nBob Clark: 1733\n<|query|>Alice Baker: ";
+    let generate = |more: &[&str]| {
+        let output = succeeds(dtr(&["generate", "--model", model, "--prompt", prompt, "--max-new-tokens", "6"]).args(more));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = generate(&[]);
+    let json: Value = serde_json::from_str(&generate(&["--json"])).expect("JSON");
+    assert_eq!(text, format!("{}\n", json["text"].as_str().expect("text")));
+    assert!(json["tokens"].as_array().expect("tokens").len() <= 6);
+    assert_eq!(generate(&["--temperature", "0.8", "--seed", "5"]), generate(&["--temperature", "0.8", "--seed", "5"]));
+
+    let tokens = runs.path().join("tokens.jsonl");
+    std::fs::write(&tokens, "{\"tokens\": [3, 40, 50, 60]}\n{\"tokens\": [7]}\n").expect("written");
+    let output = succeeds(dtr(&["score", "--model", model, "--tokens"]).arg(&tokens));
+    let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let counts: Vec<usize> = lines.iter().map(|line| line["logprobs"].as_array().expect("numbers").len()).collect();
+    assert_eq!(counts, [3, 0]);
+    assert!(lines[0]["logprobs"].as_array().expect("numbers").iter().all(|value| value.as_f64().is_some_and(|value| value < 0.0)));
+
+    succeeds(dtr(&["report"]).arg(&run));
+    // The same command again finds everything done.
+    let again = succeeds(&mut small_run(runs.path(), &["seed=3"]));
+    assert_eq!(again.stdout, output.stdout);
+    // Another experiment under the same hash cannot be: a changed file in the run directory is refused.
+    let toml = run.join("experiment.toml");
+    std::fs::write(&toml, std::fs::read_to_string(&toml).expect("text").replace("seed = 3", "seed = 4")).expect("written");
+    fails(&mut small_run(runs.path(), &["seed=3"]), &["belongs to another experiment", "seed = 4", "--runs"]);
+
+    fails(dtr(&["score", "--model", model, "--tokens", "missing.jsonl"]).arg("--device=flex"), &["cannot read missing.jsonl"]);
+    for (line, part) in [
+        ("{\"tokens\": [1, 99999]}", "token 99999"),
+        ("{\"tokens\": []}", "has no tokens"),
+        ("{", "line 1"),
+        ("{\"tokens\": [1], \"x\": 2}", "unknown field"),
+    ] {
+        std::fs::write(&tokens, line).expect("written");
+        fails(dtr(&["score", "--model", model, "--tokens"]).arg(&tokens), &["line 1", part]);
+    }
+    fails(&mut dtr(&["generate", "--model", model, "--prompt", ""]), &["the prompt has no tokens"]);
+}
+
+#[test]
+fn a_plan_is_checked_without_work() {
+    let output = succeeds(&mut dtr(&["check", "configs/quickstart.toml"]));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for part in ["quickstart", "qwen3, 8 layers", "students", "at most 37 layouts", "memory"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+}
+
+#[test]
+fn bad_input_gets_one_clear_error() {
+    let runs = tempfile::tempdir().expect("a directory");
+    let check = |set: &str, parts: &[&str]| fails(&mut small_run(runs.path(), &[set]), parts);
+    check("search.floor=1.5", &["search.floor", "1.5"]);
+    check("search.colour=1", &["colour"]);
+    check("device=abacus", &["abacus", "flex"]);
+    check("device=cuda", &["\"cuda\" is not built in", "--features cuda"]);
+    check("parent.path=nowhere", &["nowhere"]);
+    check("tasks.phonebook.phonebook.entries=65", &["65", "64"]);
+    check("tasks.snippet-origin.snippet-origin.tokens=100000", &["split", "is empty"]);
+    check("tasks.snippet-origin.snippet-origin.labels={ left-pad = \"<|c0|>\", syn = \"<|c1|>\" }", &["left-pad", "locked dependencies"]);
+    check("tasks.snippet-origin.snippet-origin.labels={ rayon = \"<|nowhere|>\", syn = \"<|c1|>\" }", &["<|nowhere|>", "not a token"]);
+    fails(&mut dtr(&["check", "configs/missing.toml"]), &["cannot read", "configs/missing.toml"]);
+    fails(&mut dtr(&["report", "nowhere"]), &["cannot read", "nowhere"]);
+    fails(&mut dtr(&["generate", "--model", "nowhere", "--prompt", "x"]), &["nowhere"]);
+    let left = std::fs::read_dir(runs.path()).expect("runs").count();
+    assert_eq!(left, 0, "nothing was begun");
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    // /dev/full refuses every write as a full disk does; elsewhere there is no such device.
+    if !Path::new("/dev/full").exists() {
+        return;
+    }
+    let runs = tempfile::tempdir().expect("a directory");
+    let first = small_run(runs.path(), &[]).arg("--set").arg("efficiency.contexts=[16]").output().expect("the binary runs");
+    assert!(first.status.success());
+    let run = only_directory(runs.path());
+    let before = std::fs::read(run.join("report.json")).expect("a report");
+    std::fs::remove_file(run.join("events.jsonl")).expect("removed");
+    std::os::unix::fs::symlink("/dev/full", run.join("events.jsonl")).expect("linked");
+    fails(small_run(runs.path(), &[]).arg("--set").arg("efficiency.contexts=[16]"), &["cannot"]);
+    assert_eq!(std::fs::read(run.join("report.json")).expect("a report"), before);
+}
