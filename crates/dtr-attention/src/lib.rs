@@ -21,12 +21,10 @@ pub mod softmax;
 
 mod autodiff;
 mod chunks;
-#[cfg(feature = "flex")]
-mod cpu;
 #[cfg(feature = "cubecl")]
 mod cubecl;
 #[cfg(feature = "flex")]
-mod kernel;
+mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 

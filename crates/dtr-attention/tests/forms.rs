@@ -3,12 +3,12 @@
 use burn::prelude::*;
 use burn::tensor::Distribution;
 use burn::tensor::activation::{relu, sigmoid};
-use burn_flex::Flex;
+use burn_flex::{Flex, FlexDevice};
 use dtr_attention::{delta, linear, norm};
 use proptest::prelude::*;
 
 fn random<const R: usize>(shape: [usize; R]) -> Tensor<Flex, R> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Default::default())
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &FlexDevice)
 }
 
 fn close<const R: usize>(found: &Tensor<Flex, R>, expected: &Tensor<Flex, R>) -> Result<(), TestCaseError> {
@@ -63,7 +63,7 @@ proptest! {
         let [q, k] = [0, 1].map(|_| relu(random([2, 2, time, width])).add_scalar(0.1));
         let v = random([2, 2, time, value]);
         let expected = linear::naive(q.clone(), k.clone(), v.clone());
-        let state = linear::empty_state([2, 2, width, value], &Default::default());
+        let state = linear::empty_state([2, 2, width, value], &FlexDevice);
         let (output, last) = linear::chunk(q.clone(), k.clone(), v.clone(), state.clone(), chunk);
         close(&output, &expected)?;
         let mut outputs = Vec::new();

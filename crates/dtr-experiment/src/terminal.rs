@@ -80,7 +80,8 @@ impl Stage {
 
     /// The stage is done.
     pub fn finish(&self) {
-        self.bar.finish();
+        // A search may end before all it could have done: the bar stays where it is.
+        self.bar.abandon();
         if self.plain {
             let seconds = self.began.elapsed().as_secs_f64();
             let done = self.bar.position();
