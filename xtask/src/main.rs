@@ -56,9 +56,9 @@ fn backend(arguments: &[String]) -> Result<String> {
     while let Some(argument) = rest.next() {
         let (name, inline) = argument.split_once('=').map_or((argument.as_str(), None), |(name, value)| (name, Some(value)));
         match name {
-            "--device" => device = inline.or(rest.next().map(String::as_str)).map(str::to_owned).or(device),
+            "--device" => device = inline.or_else(|| rest.next().map(String::as_str)).map(str::to_owned).or(device),
             "--set" => {
-                let pair = inline.or(rest.next().map(String::as_str)).unwrap_or("");
+                let pair = inline.or_else(|| rest.next().map(String::as_str)).unwrap_or("");
                 device = pair.strip_prefix("device=").map(|value| value.trim_matches('"').to_owned()).or(device);
             }
             "--runs" => {
