@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::Distribution;
 use burn_flex::Flex;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dtr_attention::delta::{self, Inputs};
+use dtr_attention::recurrence::{self, Inputs};
 use dtr_attention::{Positions, Span, softmax};
 
 #[global_allocator]
@@ -21,7 +21,13 @@ fn random<B: Backend, const R: usize>(shape: [usize; R]) -> Tensor<B, R> {
 
 fn inputs<B: Backend>(shape @ [batch, heads, time, _]: [usize; 4]) -> Inputs<B> {
     let flat = || random::<B, 3>([batch, heads, time]).abs();
-    Inputs { q: random(shape), k: random(shape).mul_scalar(0.1), v: random(shape), g: flat().neg(), beta: flat().clamp(0.0, 1.0) }
+    Inputs {
+        q: random(shape),
+        k: random(shape).mul_scalar(0.1),
+        v: random(shape),
+        g: Some(flat().neg().unsqueeze_dim(3)),
+        beta: Some(flat().clamp(0.0, 1.0)),
+    }
 }
 
 fn gated_delta(criterion: &mut Criterion) {
@@ -30,8 +36,8 @@ fn gated_delta(criterion: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(3)).throughput(Throughput::Elements(16 * 160));
     let state = || Tensor::zeros([16, 4, 32, 32], &Default::default());
     let given = inputs::<Flex>(shape);
-    group.bench_function("forward, fused", |bench| bench.iter(|| delta::scan(given.clone(), state())));
-    group.bench_function("forward, composed", |bench| bench.iter(|| delta::chunk(given.clone(), state(), 32)));
+    group.bench_function("forward, fused", |bench| bench.iter(|| recurrence::scan(given.clone(), state())));
+    group.bench_function("forward, composed", |bench| bench.iter(|| recurrence::chunk(given.clone(), state(), 32)));
     let tracked = || {
         let given = inputs::<Train>(shape);
         Inputs {
@@ -44,9 +50,11 @@ fn gated_delta(criterion: &mut Criterion) {
     };
     let given = tracked();
     let zero = Tensor::<Train, 4>::zeros([16, 4, 32, 32], &Default::default());
-    group.bench_function("forward and backward, fused", |bench| bench.iter(|| delta::scan(given.clone(), zero.clone()).0.sum().backward()));
+    group.bench_function("forward and backward, fused", |bench| {
+        bench.iter(|| recurrence::scan(given.clone(), zero.clone()).0.sum().backward())
+    });
     group.bench_function("forward and backward, composed", |bench| {
-        bench.iter(|| delta::chunk(given.clone(), zero.clone(), 32).0.sum().backward());
+        bench.iter(|| recurrence::chunk(given.clone(), zero.clone(), 32).0.sum().backward());
     });
     group.finish();
 }

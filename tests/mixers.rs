@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
-use dtr_attention::delta::{self, Inputs};
+use dtr_attention::recurrence::{self, Inputs};
 use dtr_attention::{Positions, Span, feature_map, linear, norm, softmax};
 use dtr_models::mixer::GatedDelta;
 use dtr_models::{AttentionShape, Mixer, MixerConfig};
@@ -14,7 +14,7 @@ const GRADIENT_TOLERANCE: f32 = 1e-4;
 /// The rule's inputs as the reference prepares them: `q`, `k` to unit length, `q` scaled.
 fn prepared<B: dtr_attention::MixerBackend>([q, k, v]: [Tensor<B, 4>; 3], [g, beta]: [Tensor<B, 3>; 2]) -> Inputs<B> {
     let scale = (q.dims()[3] as f64).powf(-0.5);
-    Inputs { q: norm::unit(q, scale, 1e-6), k: norm::unit(k, 1.0, 1e-6), v, g, beta }
+    Inputs { q: norm::unit(q, scale, 1e-6), k: norm::unit(k, 1.0, 1e-6), v, g: Some(g.unsqueeze_dim(3)), beta: Some(beta) }
 }
 
 #[test]
@@ -29,10 +29,10 @@ fn gated_delta_rule_agrees_with_transformers_and_fla() {
             close(&format!("{form}, output, T = {time}"), &output, &file.float("o"), TOLERANCE);
             close(&format!("{form}, state, T = {time}"), &last, &file.float("final_state"), TOLERANCE);
         };
-        check("naive", delta::naive(&inputs, state.clone()));
-        check("fused", delta::scan(inputs.clone(), state.clone()));
+        check("naive", recurrence::naive(&inputs, state.clone()));
+        check("fused", recurrence::scan(inputs.clone(), state.clone()));
         for chunk in [16, 32, 64] {
-            check(&format!("chunk {chunk}"), delta::chunk(inputs.clone(), state.clone(), chunk));
+            check(&format!("chunk {chunk}"), recurrence::chunk(inputs.clone(), state.clone(), chunk));
         }
     }
 }
@@ -43,7 +43,8 @@ type Rule = fn(Inputs<Train>, Tensor<Train, 4>) -> (Tensor<Train, 4>, Tensor<Tra
 fn gated_delta_gradients_agree_with_transformers() {
     for time in [1, 63, 64, 65, 100, 257] {
         let file = Golden::open(&format!("mixers/gated_delta_rule_T{time}.safetensors"));
-        let forms: [(&str, Rule); 2] = [("fused", delta::scan::<Train>), ("chunk", |inputs, state| delta::chunk(inputs, state, 32))];
+        let forms: [(&str, Rule); 2] =
+            [("fused", recurrence::scan::<Train>), ("chunk", |inputs, state| recurrence::chunk(inputs, state, 32))];
         for (form, rule) in forms {
             let wide = ["q", "k", "v"].map(|name| file.float::<Train, 4>(name).require_grad());
             let flat = ["g", "beta"].map(|name| file.float::<Train, 3>(name).require_grad());
@@ -200,18 +201,29 @@ fn hard_cases_stay_finite() {
     let same = numbers::<Inner, 4>([1, 2, 1, 8], 1).expand(shape);
     let flat = |value: f32| Tensor::<Inner, 3>::full([1, 2, 512], value, &device);
     for g in [0.0, -50.0, -1e4] {
-        let inputs = Inputs { q: same.clone(), k: norm::unit(same.clone(), 1.0, 1e-6), v: numbers(shape, 2), g: flat(g), beta: flat(1.0) };
-        let state = delta::empty_state([1, 2, 8, 8], &device);
-        let (naive, _) = delta::naive(&inputs, state.clone());
-        for (output, _) in [delta::scan(inputs.clone(), state.clone()), delta::chunk(inputs, state, 64)] {
+        let inputs = Inputs {
+            q: same.clone(),
+            k: norm::unit(same.clone(), 1.0, 1e-6),
+            v: numbers(shape, 2),
+            g: Some(flat(g).unsqueeze_dim(3)),
+            beta: Some(flat(1.0)),
+        };
+        let state = recurrence::empty_state([1, 2, 8, 8], &device);
+        let (naive, _) = recurrence::naive(&inputs, state.clone());
+        for (output, _) in [recurrence::scan(inputs.clone(), state.clone()), recurrence::chunk(inputs, state, 64)] {
             close(&format!("identical keys, g = {g}"), &output, &naive, 1e-4);
         }
     }
     let inner_rule: fn(Tensor<Train, 1>) -> <Train as AutodiffBackend>::Gradients = |loss| loss.backward();
     let x = numbers::<Train, 4>(shape, 3).require_grad();
     let ones = Tensor::<Train, 3>::ones([1, 2, 512], &device);
-    let inputs =
-        Inputs { q: x.clone(), k: norm::unit(x.clone(), 1.0, 1e-6), v: x.clone(), g: ones.clone().neg().mul_scalar(50.0), beta: ones };
-    let gradients = inner_rule(delta::scan(inputs, delta::empty_state([1, 2, 8, 8], &device)).0.sum());
+    let inputs = Inputs {
+        q: x.clone(),
+        k: norm::unit(x.clone(), 1.0, 1e-6),
+        v: x.clone(),
+        g: Some(ones.clone().neg().mul_scalar(50.0).unsqueeze_dim(3)),
+        beta: Some(ones),
+    };
+    let gradients = inner_rule(recurrence::scan(inputs, recurrence::empty_state([1, 2, 8, 8], &device)).0.sum());
     assert!(x.grad(&gradients).expect("a gradient").is_finite().all().into_scalar().elem::<bool>());
 }

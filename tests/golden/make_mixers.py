@@ -10,62 +10,17 @@ sum(o * w_o), plus sum(final_* * w_final_*) where a final state is returned; the
 References: transformers' `torch_chunk_gated_delta_rule`, `torch_recurrent_gated_delta_rule` and
 `Qwen3_5GatedDeltaNet`; the naive.py files of flash-linear-attention (fla-core); torch's scaled_dot_product_attention.
 """
-import importlib.metadata, importlib.util, pathlib, sys
+import functools
 import torch, torch.nn.functional as F
-from safetensors.torch import save_file
-
-sys.modules["fla"] = None    # else transformers puts fla's Triton kernels in place of its own torch functions
+import reference
+from reference import agree, naive, normal, run, swap, with_weights    # in front of transformers
 from transformers import DynamicCache
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet, l2norm, torch_chunk_gated_delta_rule, torch_recurrent_gated_delta_rule
 
-OUT = pathlib.Path(__file__).parent / "mixers"
 BATCH, HEADS = 1, 2
-
-
-def naive(name):
-    """fla.ops.<name>.naive by its path: importing the package needs Triton."""
-    path = importlib.metadata.distribution("fla-core").locate_file(f"fla/ops/{name}/naive.py")
-    spec = importlib.util.spec_from_file_location(f"naive_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
+save = functools.partial(reference.save, "mixers")
 fla_delta, fla_linear = naive("gated_delta_rule"), naive("linear_attn")
-
-
-def normal(*shape):
-    return torch.randn(shape, generator=generator)
-
-
-def swap(*tensors):
-    """[B, H, T, ..] <-> [B, T, H, ..]."""
-    return [x.transpose(1, 2) for x in tensors]
-
-
-def save(name, tensors, conventions):
-    OUT.mkdir(exist_ok=True)
-    metadata = dict(conventions="\n".join(f"{k}: {v}" for k, v in conventions.items()))    # one entry: the order of several varies
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, OUT / f"{name}.safetensors", metadata=metadata)
-    print(f"{name:26}", {k: list(v.shape) for k, v in tensors.items()})
-
-
-def run(function, inputs, weights):
-    """Outputs by name, and gradients of the weighted sum of the outputs."""
-    inputs = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-    outputs = function(**inputs)
-    sum((outputs[k] * w).sum() for k, w in weights.items()).backward()
-    return {k: v.detach() for k, v in outputs.items()} | {f"grad_{k}": v.grad for k, v in inputs.items()}
-
-
-def agree(first, second):
-    for name in first:
-        torch.testing.assert_close(second[name], first[name], rtol=1e-4, atol=2e-5, msg=lambda m: f"{name}: {m}")
-
-
-def with_weights(weights):
-    return {f"w_{k}": v for k, v in weights.items()}
 
 
 # ---- gated delta rule ----------------------------------------------------------------------------------------------
@@ -186,7 +141,6 @@ def hedgehog(time=33, width=8):
         "features": "concat(softmax(x W^T), softmax(-x W^T)); weight is [H, output, input], shared by q and k", "eps": "1e-10, added to the normaliser"})
 
 
-generator = torch.Generator().manual_seed(0)
 for time in (1, 63, 64, 65, 100, 257):
     gated_delta_rule(time)
 for time in (1, 65, 100):

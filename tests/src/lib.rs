@@ -45,6 +45,11 @@ impl Golden {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Number of dimensions of a tensor, if there is one of that name.
+    pub fn rank(&self, name: &str) -> Option<usize> {
+        self.tensors.get(name).map(|(_, shape, _)| shape.len())
+    }
+
     /// A float tensor.
     ///
     /// # Panics
@@ -59,12 +64,12 @@ impl Golden {
     /// Rows of whole numbers.
     ///
     /// # Panics
-    /// If there is no such tensor of two dimensions.
+    /// If there is no such tensor.
     pub fn rows(&self, name: &str) -> Vec<Vec<i64>> {
         let (dtype, shape, bytes) = self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}"));
         assert_eq!(*dtype, Dtype::I64, "{name}");
         let values: Vec<i64> = bytes.chunks_exact(8).map(|eight| i64::from_le_bytes(eight.try_into().expect("eight bytes"))).collect();
-        values.chunks(shape[1]).map(<[i64]>::to_vec).collect()
+        values.chunks(*shape.last().expect("a dimension")).map(<[i64]>::to_vec).collect()
     }
 }
 
@@ -94,6 +99,16 @@ pub fn close<B: Backend, const R: usize>(what: &str, a: &Tensor<B, R>, b: &Tenso
     let scale = b.clone().abs().max().into_scalar().elem::<f32>().max(1.0);
     let found = difference(a, b) / scale;
     assert!(found <= tolerance, "{what}: differs by {found:e}, allowed {tolerance:e}");
+}
+
+/// Fails where a number of `a` is further from that of `b` than `tolerance` times it.
+///
+/// # Panics
+/// If so.
+#[track_caller]
+pub fn close_each<B: Backend, const R: usize>(what: &str, a: &Tensor<B, R>, b: &Tensor<B, R>, tolerance: f32) {
+    let found = difference(&(a.clone() / b.clone()), &Tensor::ones(b.dims(), &b.device()));
+    assert!(found <= tolerance, "{what}: differs by {found:e} of itself, allowed {tolerance:e}");
 }
 
 /// Numbers that look random, the same everywhere: in [-1, 1].

@@ -6,10 +6,11 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::TensorMetadata;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::backend::{FusedBackend, MixerBackend};
 use crate::position::{Positions, Span};
+use crate::recurrence::RecurrenceInputs;
 
 /// An operation with `N` inputs and what else it needs, as forward and backward on the inner backend.
 trait Operation<B: FusedBackend, const N: usize>: Clone + Send + std::fmt::Debug + 'static {
@@ -108,16 +109,47 @@ impl<B: FusedBackend> Operation<B, 3> for ConvolutionSilu {
     }
 }
 
+/// The targets are kept beside the operation: nothing flows back into them.
 #[derive(Debug, Clone)]
-struct GatedDelta;
+struct CrossEntropy<I> {
+    targets: I,
+}
 
-impl<B: FusedBackend> Operation<B, 6> for GatedDelta {
-    fn forward(&self, inputs: [FloatTensor<B>; 6]) -> FloatTensor<B> {
-        B::gated_delta(inputs)
+impl<B: FusedBackend> Operation<B, 1> for CrossEntropy<IntTensor<B>> {
+    fn forward(&self, [logits]: [FloatTensor<B>; 1]) -> FloatTensor<B> {
+        B::cross_entropy(logits, self.targets.clone())
     }
 
-    fn backward(self, inputs: [FloatTensor<B>; 6], grad: FloatTensor<B>) -> [FloatTensor<B>; 6] {
-        B::gated_delta_backward(inputs, grad)
+    fn backward(self, [logits]: [FloatTensor<B>; 1], grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
+        [B::cross_entropy_backward(logits, self.targets, grad)]
+    }
+}
+
+/// The inputs in the order `q, k, v, state`, then `g` and `beta` as far as they are there.
+#[derive(Debug, Clone)]
+struct Recurrence {
+    fades: bool,
+    corrects: bool,
+}
+
+impl Recurrence {
+    fn named<T, const N: usize>(&self, inputs: [T; N]) -> RecurrenceInputs<T> {
+        let mut inputs = inputs.into_iter();
+        let mut next = || inputs.next().expect("as many inputs as there are");
+        let (q, k, v, state) = (next(), next(), next(), next());
+        RecurrenceInputs { q, k, v, g: self.fades.then(&mut next), beta: self.corrects.then(&mut next), state }
+    }
+}
+
+impl<B: FusedBackend, const N: usize> Operation<B, N> for Recurrence {
+    fn forward(&self, inputs: [FloatTensor<B>; N]) -> FloatTensor<B> {
+        B::recurrence(self.named(inputs))
+    }
+
+    fn backward(self, inputs: [FloatTensor<B>; N], grad: FloatTensor<B>) -> [FloatTensor<B>; N] {
+        let RecurrenceInputs { q, k, v, g, beta, state } = B::recurrence_backward(self.named(inputs), grad);
+        let mut grads = [q, k, v, state].into_iter().chain(g).chain(beta);
+        std::array::from_fn(|_| grads.next().expect("as many gradients as inputs"))
     }
 }
 
@@ -169,8 +201,17 @@ impl<B: FusedBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
         differentiable::<B, C, _, 3>(ConvolutionSilu, [x, weight, state])
     }
 
-    fn gated_delta(inputs: [FloatTensor<Self>; 6]) -> FloatTensor<Self> {
-        differentiable::<B, C, _, 6>(GatedDelta, inputs)
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 1>(CrossEntropy { targets }, [logits])
+    }
+
+    fn recurrence(RecurrenceInputs { q, k, v, g, beta, state }: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
+        let operation = Recurrence { fades: g.is_some(), corrects: beta.is_some() };
+        match (g, beta) {
+            (None, None) => differentiable::<B, C, _, 4>(operation, [q, k, v, state]),
+            (Some(one), None) | (None, Some(one)) => differentiable::<B, C, _, 5>(operation, [q, k, v, state, one]),
+            (Some(g), Some(beta)) => differentiable::<B, C, _, 6>(operation, [q, k, v, state, g, beta]),
+        }
     }
 
     fn merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {

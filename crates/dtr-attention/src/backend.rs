@@ -3,10 +3,11 @@
 use burn::prelude::*;
 use burn::tensor::TensorPrimitive;
 use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::ops::FloatTensor;
+use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::position::{Positions, Span};
-use crate::{convolution, delta, gate, norm, rotary, softmax};
+use crate::recurrence::{self, RecurrenceInputs};
+use crate::{convolution, gate, loss, norm, rotary, softmax};
 
 /// A backend with the operations of token mixing.
 ///
@@ -33,10 +34,15 @@ pub trait MixerBackend: Backend {
         convolution::silu_composed::<Self>(x, weight, state)
     }
 
-    /// Gated delta rule over `T` tokens; see [`delta`]. Inputs `q, k [B, H, T, D]`, `v [B, H, T, V]`, `g, beta [B, H, T]`,
-    /// `state [B, H, D, V]`; the result is the outputs followed by the final state, `[B, H, T + D, V]`.
-    fn gated_delta(inputs: [FloatTensor<Self>; 6]) -> FloatTensor<Self> {
-        delta::chunk_composed::<Self>(inputs)
+    /// Negative log-likelihood of each row's target; see [`loss::cross_entropy`]. `logits [N, C]`, `targets [N]` -> `[N]`.
+    fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        loss::composed::<Self>(logits, targets)
+    }
+
+    /// A matrix-valued recurrence over `T` tokens; see [`recurrence`]. The result is the outputs followed by the final state,
+    /// `[B, H, T + D, V]`.
+    fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
+        recurrence::composed::<Self>(inputs)
     }
 
     /// Heads of each token side by side, `[B, H, T, V]` -> `[B, T, H * V]`.
@@ -70,8 +76,11 @@ pub trait FusedBackend: MixerBackend {
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3];
 
-    /// Gradients of [`MixerBackend::gated_delta`] with respect to its six inputs.
-    fn gated_delta_backward(inputs: [FloatTensor<Self>; 6], grad: FloatTensor<Self>) -> [FloatTensor<Self>; 6];
+    /// Gradient of [`MixerBackend::cross_entropy`] with respect to the logits.
+    fn cross_entropy_backward(logits: FloatTensor<Self>, targets: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Gradients of [`MixerBackend::recurrence`] with respect to its inputs.
+    fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<Self>>, grad: FloatTensor<Self>) -> RecurrenceInputs<FloatTensor<Self>>;
 
     /// Gradients of [`MixerBackend::causal_attention`] with respect to `q`, `k` and `v`.
     fn causal_attention_backward(

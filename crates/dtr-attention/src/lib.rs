@@ -8,25 +8,27 @@
 //! key head, `V` width of a value head, `N` channels, `W` width of a convolution.
 
 pub mod backend;
+pub mod packed;
 pub mod position;
 
 pub mod convolution;
-pub mod delta;
 pub mod feature_map;
 pub mod gate;
 pub mod linear;
+pub mod loss;
+pub mod mamba2;
 pub mod norm;
+pub mod recurrence;
 pub mod rotary;
 pub mod softmax;
+pub mod window_linear;
 
 mod autodiff;
 mod chunks;
 #[cfg(feature = "cubecl")]
 mod cubecl;
-#[cfg(feature = "flex")]
-mod flex;
-#[cfg(feature = "ndarray")]
-mod ndarray;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod host;
 
 pub use backend::{FusedBackend, MixerBackend, TrainBackend};
 pub use position::{Positions, Span};

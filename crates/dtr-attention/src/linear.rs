@@ -7,7 +7,9 @@
 
 use burn::prelude::*;
 
+use crate::backend::MixerBackend;
 use crate::chunks;
+use crate::recurrence::{self, Inputs};
 
 /// Keeps the quotient finite where no key has been seen.
 pub const EPS: f64 = 1e-10;
@@ -15,6 +17,12 @@ pub const EPS: f64 = 1e-10;
 /// State before the first token.
 pub fn empty_state<B: Backend>([batch, heads, width, value]: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
     Tensor::zeros([batch, heads, width, value + 1], device)
+}
+
+/// From `state` on by the backend's kernel: the additive recurrence without decay. Shapes as in [`chunk`].
+pub fn scan<B: MixerBackend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let (output, state) = recurrence::scan(Inputs::new(q, k, with_ones(v)), state);
+    (normalised(output), state)
 }
 
 /// The definition, quadratic in time.
@@ -66,7 +74,8 @@ fn with_ones<B: Backend>(v: Tensor<B, 4>) -> Tensor<B, 4> {
     Tensor::cat(vec![v, ones], 3)
 }
 
-fn normalised<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
+/// `x[.., ..V] / (x[.., V] + eps)`.
+pub(crate) fn normalised<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
     let width = x.dims()[3] - 1;
     x.clone().narrow(3, 0, width) / x.narrow(3, width, 1).add_scalar(EPS)
 }

@@ -74,6 +74,11 @@ impl Positions {
         self.rows
     }
 
+    /// Positions row by row; one row if all are alike.
+    pub fn all(&self) -> &[i32] {
+        &self.index
+    }
+
     /// Positions in row `row` of the batch.
     pub fn row(&self, row: usize) -> &[i32] {
         let (row, length) = (if self.rows == 1 { 0 } else { row }, self.length());

@@ -8,7 +8,7 @@ use burn::tensor::activation::silu;
 use burn::tensor::{DType, FloatDType};
 use burn_flex::{Flex, FlexDevice};
 use dtr_attention::softmax::repeat_heads;
-use dtr_attention::{Positions, Span, convolution, delta, gate, norm, rotary, softmax};
+use dtr_attention::{Positions, Span, convolution, gate, norm, recurrence, rotary, softmax};
 
 type Train = Autodiff<Flex>;
 type Inputs = Vec<Tensor<Train, 4>>;
@@ -98,16 +98,25 @@ fn check_differences(
 }
 
 /// The gated delta rule from `[B, T, H, ..]`, with decay, write strength and unit keys made inside.
-fn delta_inputs(inputs: Inputs) -> (delta::Inputs<Train>, Tensor<Train, 4>) {
+fn delta_inputs(inputs: Inputs) -> (recurrence::Inputs<Train>, Tensor<Train, 4>) {
     let [q, k, v, g, beta, state]: [Tensor<Train, 4>; 6] = inputs.try_into().expect("six inputs");
     let k = k.clone() / k.powi_scalar(2).sum_dim(3).add_scalar(1e-6).sqrt();
     let g = burn::tensor::activation::sigmoid(g).neg().squeeze_dim::<3>(3);
     let beta = burn::tensor::activation::sigmoid(beta).squeeze_dim::<3>(3);
     let heads = |x: Tensor<Train, 4>| x.swap_dims(1, 2);
-    (delta::Inputs { q: heads(q), k: heads(k), v: heads(v), g: g.swap_dims(1, 2), beta: beta.swap_dims(1, 2) }, state)
+    (
+        recurrence::Inputs {
+            q: heads(q),
+            k: heads(k),
+            v: heads(v),
+            g: Some(g.swap_dims(1, 2).unsqueeze_dim(3)),
+            beta: Some(beta.swap_dims(1, 2)),
+        },
+        state,
+    )
 }
 
-type Rule = fn(delta::Inputs<Train>, Tensor<Train, 4>) -> (Tensor<Train, 4>, Tensor<Train, 4>);
+type Rule = fn(recurrence::Inputs<Train>, Tensor<Train, 4>) -> (Tensor<Train, 4>, Tensor<Train, 4>);
 
 /// Outputs and last state, in one.
 fn delta_by(rule: Rule) -> impl Fn(Inputs) -> Tensor<Train, 4> {
@@ -134,7 +143,12 @@ fn gated_delta_is_its_definition() {
         [1, 1, 65, 12, 75],
         [1, 2, 100, 32, 32],
     ] {
-        check(&format!("{shape:?}"), &delta_shapes(shape), delta_by(delta::scan), delta_by(|inputs, state| delta::naive(&inputs, state)));
+        check(
+            &format!("{shape:?}"),
+            &delta_shapes(shape),
+            delta_by(recurrence::scan),
+            delta_by(|inputs, state| recurrence::naive(&inputs, state)),
+        );
     }
 }
 
@@ -144,8 +158,8 @@ fn gated_delta_agrees_with_finite_differences() {
         check_differences(
             &format!("{shape:?}"),
             &delta_shapes(shape),
-            delta_by(delta::scan),
-            delta_by(|inputs, state| delta::naive(&inputs, state)),
+            delta_by(recurrence::scan),
+            delta_by(|inputs, state| recurrence::naive(&inputs, state)),
         );
     }
 }
@@ -164,8 +178,8 @@ fn gated_delta_survives_strong_decay_and_equal_keys() {
         let beta = leaf(vec![1.0; time], [1, 1, time, 1]);
         let state = leaf(numbers(4, 32 * 32), [1, 1, 32, 32]);
         let flat = |x: &Tensor<Train, 4>| x.clone().squeeze_dim::<3>(3);
-        let inputs = delta::Inputs { q: q.clone(), k: k.clone(), v: v.clone(), g: flat(&g), beta: flat(&beta) };
-        let (output, last) = delta::scan(inputs, state.clone());
+        let inputs = recurrence::Inputs { q: q.clone(), k: k.clone(), v: v.clone(), g: Some(g.clone()), beta: Some(flat(&beta)) };
+        let (output, last) = recurrence::scan(inputs, state.clone());
         let gradients = (output.clone().sum() + last.clone().sum()).backward();
         let mut all = vec![values(output), values(last)];
         all.extend([&q, &k, &v, &g, &beta, &state].map(|leaf| values(Tensor::from_inner(leaf.grad(&gradients).expect("a gradient")))));

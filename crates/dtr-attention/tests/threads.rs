@@ -4,7 +4,7 @@ use burn::backend::Autodiff;
 use burn::prelude::*;
 use burn::tensor::Distribution;
 use burn_flex::{Flex, FlexDevice};
-use dtr_attention::{Positions, Span, convolution, delta, gate, norm, softmax};
+use dtr_attention::{Positions, Span, convolution, gate, norm, recurrence, softmax};
 use rayon::prelude::*;
 
 type Train = Autodiff<Flex>;
@@ -40,8 +40,8 @@ fn bits(inputs: &Inputs) -> Vec<u32> {
     let q = norm::rms(wide[0].clone(), weight.clone(), 1e-6);
     let k = norm::unit(wide[1].clone(), 1.0, 1e-6);
     let (g, beta) = (flat[0].clone().neg().swap_dims(1, 2), flat[1].clone().swap_dims(1, 2));
-    let rule = delta::Inputs { q: q.clone(), k, v: wide[2].clone(), g, beta };
-    let (recalled, state) = delta::scan(rule, wide[5].clone());
+    let rule = recurrence::Inputs { q: q.clone(), k, v: wide[2].clone(), g: Some(g.unsqueeze_dim(3)), beta: Some(beta) };
+    let (recalled, state) = recurrence::scan(rule, wide[5].clone());
     let span = Span { window: Some(70), sinks: 3 };
     let attended = softmax::attend(q, wide[3].clone(), wide[4].clone(), &Positions::range(0, TIME), span, 0.2);
     let mixed = gate::swiglu(recalled, attended);
@@ -71,8 +71,8 @@ fn forward_passes_run_inside_parallel_tasks() {
     let run = || {
         let [q, k, v] = [0, 1, 2].map(|i| inputs.wide[i].clone());
         let (g, beta) = (inputs.flat[0].clone().neg().swap_dims(1, 2), inputs.flat[1].clone().swap_dims(1, 2));
-        let rule = delta::Inputs { q: q.clone(), k, v, g, beta };
-        let (recalled, _) = delta::scan(rule, inputs.wide[5].clone());
+        let rule = recurrence::Inputs { q: q.clone(), k, v, g: Some(g.unsqueeze_dim(3)), beta: Some(beta) };
+        let (recalled, _) = recurrence::scan(rule, inputs.wide[5].clone());
         let [k, v] = [3, 4].map(|i| inputs.wide[i].clone());
         let attended = softmax::attend(q, k, v, &Positions::range(0, TIME), Span::FULL, 0.2);
         gate::swiglu(recalled, attended).into_data().to_vec::<f32>().expect("numbers")

@@ -18,8 +18,8 @@ pub struct Frame<'a> {
     pub x: &'a str,
     /// Label of the vertical axis.
     pub y: &'a str,
-    /// Horizontal lines across the whole chart, with their labels.
-    pub levels: &'a [(f64, String)],
+    /// Horizontal lines across the whole chart, with the names that stand at their ends and are their class in the page's style.
+    pub levels: &'a [(f64, &'a str)],
     /// Whether the horizontal axis counts doublings.
     pub doublings: bool,
     /// Whether the vertical axis counts powers of ten.
@@ -34,6 +34,8 @@ const LEFT: f64 = 62.0;
 const RIGHT: f64 = 76.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 44.0;
+/// Height of a line of text.
+const LINE: f64 = 13.0;
 
 /// Colours there are, one a line, in turn.
 const COLOURS: usize = 8;
@@ -61,6 +63,18 @@ impl Scale {
         Self { low, high, from, to, map }
     }
 
+    /// The same scale from a mark to a mark, so that it shows two at least.
+    fn to_marks(mut self, decades: bool) -> Self {
+        if decades {
+            self.low = fine_decades(self.low).filter(|mark| *mark <= self.low + 1e-9).fold(self.low - 1.0, f64::max);
+            self.high = fine_decades(self.high).filter(|mark| *mark >= self.high - 1e-9).fold(self.high + 1.0, f64::min);
+        } else {
+            let step = self.step();
+            (self.low, self.high) = ((self.low / step + 1e-9).floor() * step, (self.high / step - 1e-9).ceil() * step);
+        }
+        self
+    }
+
     fn at(&self, value: f64) -> f64 {
         self.place((self.map)(value))
     }
@@ -69,14 +83,67 @@ impl Scale {
         self.from + (self.to - self.from) * (mapped - self.low) / (self.high - self.low)
     }
 
-    /// Round numbers between the ends.
-    fn ticks(&self) -> Vec<f64> {
+    /// A round distance that cuts the scale into five parts or fewer.
+    fn step(&self) -> f64 {
         let raw = (self.high - self.low) / 5.0;
         let power = 10_f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= raw).unwrap_or(raw);
-        let (first, last) = ((self.low / step).ceil() as i64, (self.high / step + 1e-6).floor() as i64);
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|factor| factor * power).find(|step| *step >= raw * (1.0 - 1e-9)).unwrap_or(raw)
+    }
+
+    /// Round numbers between the ends.
+    fn ticks(&self) -> Vec<f64> {
+        let step = self.step();
+        let (first, last) = ((self.low / step - 1e-6).ceil() as i64, (self.high / step + 1e-6).floor() as i64);
         (first..=last).map(|n| n as f64 * step).collect()
     }
+
+    /// Logarithms of round numbers between the ends: of powers of ten where these are many, else of their double and fivefold too.
+    fn decades(&self) -> Vec<f64> {
+        let whole: Vec<f64> = (self.low.ceil() as i32..=self.high.floor() as i32).map(f64::from).collect();
+        if whole.len() > 2 {
+            return whole;
+        }
+        let mut marks: Vec<f64> =
+            (self.low.floor() as i32..=self.high.ceil() as i32).flat_map(|power| fine_decades(power.into())).collect();
+        marks.retain(|mark| (self.low - 1e-9..=self.high + 1e-9).contains(mark));
+        marks.sort_by(f64::total_cmp);
+        marks.dedup();
+        marks
+    }
+}
+
+/// Logarithms of 1, 2, 5 and 10 times the power of ten below a value given by its logarithm.
+fn fine_decades(value: f64) -> impl Iterator<Item = f64> {
+    let power = (value + 1e-9).floor();
+    [1.0_f64, 2.0, 5.0, 10.0].into_iter().map(move |factor| power + factor.log10())
+}
+
+/// Heights of labels, each as near to the height it wants as the others let it be.
+fn apart(wanted: &[f64], distance: f64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by(|a, b| wanted[*a].total_cmp(&wanted[*b]));
+    let mut heights = wanted.to_vec();
+    // Crowded labels spread evenly about their middle.
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for index in order {
+        groups.push(vec![index]);
+        while let [.., before, last] = &groups[..] {
+            let middle = |group: &[usize]| group.iter().map(|label| wanted[*label]).sum::<f64>() / group.len() as f64;
+            let needed = distance * (before.len() + last.len()) as f64 / 2.0;
+            if middle(last) - middle(before) >= needed {
+                break;
+            }
+            let last = groups.pop().expect("there are two");
+            groups.last_mut().expect("there is one").extend(last);
+        }
+    }
+    for group in groups {
+        let middle = group.iter().map(|label| wanted[*label]).sum::<f64>() / group.len() as f64;
+        for (place, label) in group.iter().enumerate() {
+            heights[*label] = middle + distance * (place as f64 - (group.len() - 1) as f64 / 2.0);
+        }
+    }
+    heights
 }
 
 /// The chart, or nothing where there is nothing to draw.
@@ -89,23 +156,25 @@ pub fn lines(frame: &Frame<'_>, series: &[Series]) -> String {
     let vertical: fn(f64) -> f64 = if frame.decades { f64::log10 } else { |y| y };
     let x = Scale::new(points().map(|point| point.0), LEFT, WIDTH - RIGHT, horizontal);
     let heights = points().map(|point| point.1).chain(frame.levels.iter().map(|level| level.0));
-    let y = Scale::new(heights, HEIGHT - BOTTOM, TOP, vertical);
+    let y = Scale::new(heights, HEIGHT - BOTTOM, TOP, vertical).to_marks(frame.decades);
 
     let mut svg = String::new();
     let label = escape(frame.title);
     let _ = write!(svg, r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"><title>{label}</title>"#);
     draw_axes(&mut svg, frame, &x, &y, points().map(|point| point.0).collect());
-    for (level, name) in frame.levels {
-        let at = y.at(*level);
-        let end = WIDTH - RIGHT;
+    let end = WIDTH - RIGHT;
+    let levels: Vec<f64> = frame.levels.iter().map(|level| y.at(level.0)).collect();
+    for (((_, name), at), label) in frame.levels.iter().zip(&levels).zip(apart(&levels, LINE)) {
+        let name = escape(name);
         let _ = write!(
             svg,
-            r#"<line class="level" x1="{LEFT}" x2="{end}" y1="{at:.1}" y2="{at:.1}"/><text class="level-name" x="{}" y="{:.1}">{}</text>"#,
+            r#"<line class="level {name}" x1="{LEFT}" x2="{end}" y1="{at:.1}" y2="{at:.1}"/><text class="level-name {name}" x="{}" y="{:.1}">{name}</text>"#,
             end + 4.0,
-            at + 4.0,
-            escape(name)
+            label + 4.0
         );
     }
+    let ends: Vec<f64> = series.iter().map(|series| series.points.last().map_or(f64::NAN, |point| y.at(point.1))).collect();
+    let labels = apart(&ends, LINE);
     for (index, series) in series.iter().enumerate() {
         let path: Vec<String> = series.points.iter().map(|(px, py)| format!("{:.1},{:.1}", x.at(*px), y.at(*py))).collect();
         let colour = index % COLOURS;
@@ -115,12 +184,12 @@ pub fn lines(frame: &Frame<'_>, series: &[Series]) -> String {
                 let _ = write!(svg, r#"<circle class="dot c{colour}" cx="{:.1}" cy="{:.1}" r="3.2"/>"#, x.at(*px), y.at(*py));
             }
         }
-        if let (true, Some((px, py))) = (frame.named, series.points.last()) {
+        if let (true, Some((px, _))) = (frame.named, series.points.last()) {
             let _ = write!(
                 svg,
                 r#"<text class="name c{colour}" x="{:.1}" y="{:.1}">{}</text>"#,
                 x.at(*px) + 7.0,
-                y.at(*py) + 4.0,
+                labels[index] + 4.0,
                 escape(&series.name)
             );
         }
@@ -131,7 +200,7 @@ pub fn lines(frame: &Frame<'_>, series: &[Series]) -> String {
 
 fn draw_axes(svg: &mut String, frame: &Frame<'_>, x: &Scale, y: &Scale, mut places: Vec<f64>) {
     let (bottom, end) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
-    let ticks = if frame.decades { (y.low.ceil() as i32..=y.high.floor() as i32).map(f64::from).collect() } else { y.ticks() };
+    let ticks = if frame.decades { y.decades() } else { y.ticks() };
     for tick in ticks {
         let at = y.place(tick);
         let value = if frame.decades { 10_f64.powf(tick) } else { tick };
@@ -181,7 +250,11 @@ fn number(value: f64) -> String {
 }
 
 fn trimmed(value: f64) -> String {
-    let text = format!("{value:.2}");
+    let decimals = if value.abs() < 0.1 { 4 } else { 2 };
+    let text = format!("{value:.decimals$}");
+    if !text.contains('.') {
+        return text;
+    }
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
@@ -216,6 +289,30 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        assert_eq!(["8192", "0.5", "25k", "1.2M"].map(str::to_owned), [8192.0, 0.5, 25_000.0, 1_200_000.0].map(number));
+        let shown = [8192.0, 0.5, 25_000.0, 1_200_000.0, 0.002, 0.0].map(number);
+        assert_eq!(["8192", "0.5", "25k", "1.2M", "0.002", "0"].map(str::to_owned), shown);
+    }
+
+    #[test]
+    fn every_axis_shows_two_marks_and_holds_all_values() {
+        for (values, decades) in
+            [([0.94, 0.95], false), ([99.9, 100.0], false), ([3000.0, 3900.0], true), ([1.0, 10.0], true), ([0.3, 2e6], true)]
+        {
+            let map: fn(f64) -> f64 = if decades { f64::log10 } else { |y| y };
+            let scale = Scale::new(values.into_iter(), 0.0, 1.0, map).to_marks(decades);
+            let marks = if decades { scale.decades() } else { scale.ticks() };
+            assert!(marks.len() >= 2 && marks.len() <= 8, "{values:?}: {marks:?}");
+            assert!(values.iter().all(|value| (-1e-6..=1.0 + 1e-6).contains(&scale.at(*value))), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn labels_keep_apart_and_near() {
+        assert_eq!(apart(&[10.0, 100.0], 13.0), [10.0, 100.0]);
+        assert_eq!(apart(&[50.0, 50.0], 10.0), [45.0, 55.0]);
+        let crowded = apart(&[30.0, 10.0, 11.0, 12.0], 10.0);
+        let mut sorted = crowded.clone();
+        sorted.sort_by(f64::total_cmp);
+        assert!(sorted.windows(2).all(|pair| pair[1] - pair[0] >= 10.0 - 1e-9), "{crowded:?}");
     }
 }

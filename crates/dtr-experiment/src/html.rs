@@ -30,7 +30,7 @@ pub fn render(report: &Report, events: &[Event], command: &str) -> String {
             tokens_per_second => format!("{:.0}", report.distillation.tokens_per_second),
             tasks,
             command,
-            searching => searching(report, events),
+            searching => searching(report),
             students => students(report),
             curves => curves(events),
         })
@@ -43,20 +43,14 @@ fn percent(score: f64) -> String {
 }
 
 /// Tasks whose search has begun but not ended.
-fn searching(report: &Report, events: &[Event]) -> Vec<String> {
-    let begun = events.iter().filter_map(|event| match event {
-        Event::Evaluated { task, .. } if !report.tasks.contains_key(task) => Some(task.clone()),
-        _ => None,
-    });
-    let mut begun: Vec<String> = begun.collect();
-    begun.dedup();
-    begun
+fn searching(report: &Report) -> Vec<String> {
+    report.tasks.iter().filter(|(_, task)| task.search.strategy.is_empty()).map(|(name, _)| name.clone()).collect()
 }
 
 fn task_context(name: &str, task: &Task, report: &Report, events: &[Event]) -> Value {
     let tested = !task.m_opt.layout.is_empty();
-    let share = task.m_opt.test / task.parent.test;
-    let short = task.search.floor - share;
+    let share = task.kept(&task.m_opt);
+    let short = share.map_or(0.0, |share| task.search.floor - share);
     context! {
         name,
         metric => task.metric.clone(),
@@ -65,7 +59,7 @@ fn task_context(name: &str, task: &Task, report: &Report, events: &[Event]) -> V
         layers => task.m_opt.layout.len(),
         test => percent(task.m_opt.test),
         parent_test => percent(task.parent.test),
-        share => percent(share),
+        share => share.map(percent),
         floor => percent(task.search.floor),
         broken => tested && short > 0.0,
         short => format!("{:.1}", 100.0 * short),
@@ -88,7 +82,7 @@ fn table(task: &Task) -> Vec<Value> {
             replaced => hybrid.replaced,
             validation => percent(hybrid.validation),
             test => percent(hybrid.test),
-            share => percent(hybrid.test / task.parent.test),
+            share => task.kept(hybrid).map_or_else(|| "–".to_owned(), percent),
         }
     };
     let parent =
@@ -141,20 +135,26 @@ fn rounds(name: &str, events: &[Event]) -> Vec<Value> {
 
 fn score_chart(name: &str, task: &Task, events: &[Event]) -> String {
     let mut best = Vec::new();
-    let mut minimum = None;
+    let (mut floor, mut parent) = (None, None);
     for event in events {
         match event {
-            Event::Evaluated { task, round: 0, score, .. } if task == name => best.push((0.0, 100.0 * score)),
-            Event::Decided { task, round, score, minimum: lowest, .. } if task == name => {
+            Event::Evaluated { task, round: 0, score, .. } if task == name => {
+                best.push((0.0, 100.0 * score));
+                parent = Some(100.0 * score);
+            }
+            Event::Decided { task, round, score, minimum, .. } if task == name => {
                 best.push((*round as f64, 100.0 * score));
-                minimum = Some(100.0 * lowest);
+                floor = Some(100.0 * minimum);
             }
             _ => {}
         }
     }
-    let levels: Vec<(f64, String)> = minimum.map(|minimum| (minimum, "floor".to_owned())).into_iter().collect();
+    // A run that was started again tells of the same rounds once more.
+    best.sort_by(|a, b| a.0.total_cmp(&b.0));
+    best.dedup_by_key(|point| point.0);
+    let levels: Vec<(f64, &str)> = [(parent, "parent"), (floor, "floor")].into_iter().filter_map(|(at, name)| Some((at?, name))).collect();
     let title = format!("{name}: best validation score of each round against layers replaced");
-    let y = format!("{}, % (validation)", task.metric);
+    let y = format!("{}, % (validation)", if task.metric.is_empty() { "score" } else { &task.metric });
     let frame = Frame { title: &title, x: "layers replaced", y: &y, levels: &levels, doublings: false, decades: false, named: false };
     lines(&frame, &[Series { name: "best of round".into(), points: best }])
 }
@@ -224,4 +224,92 @@ fn curves(events: &[Event]) -> Vec<Value> {
         context! { operator, chart => Value::from_safe_string(lines(&frame, &series)) }
     };
     operators.into_iter().map(chart).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evaluated(round: usize, layout: &str, score: f64) -> Event {
+        let task = "recall".to_owned();
+        Event::Evaluated { task, round, layout: layout.into(), score, loss: 0.1, full_evaluation_equivalents: 1.0, seconds: 2.0 }
+    }
+
+    fn decided(round: usize, layout: &str, score: f64, committed: bool) -> Event {
+        Event::Decided { task: "recall".into(), round, layout: layout.into(), score, minimum: 0.9, committed, best: committed }
+    }
+
+    fn begun() -> Vec<Event> {
+        vec![
+            Event::Started { experiment: "<b>first</b>".into(), device: "flex".into(), seed: 7 },
+            Event::Parent { model_type: "qwen3".into(), layers: 2, parameters: 1_500_000 },
+            Event::Distilling { operator: "gated-delta".into(), tokens: 1000, normalised_mse: vec![0.5, 0.25] },
+            Event::Student { layer: 0, operator: "gated-delta".into(), normalised_mse: 0.4 },
+            Event::Student { layer: 0, operator: "gated-delta".into(), normalised_mse: 0.3 },
+            evaluated(0, "SS", 0.95),
+            evaluated(1, "GS", 0.94),
+            decided(1, "GS", 0.94, true),
+        ]
+    }
+
+    fn ended(parent: f64, hybrid: f64) -> Vec<Event> {
+        let tested =
+            |model, layout: &str, test| Event::Tested { task: "recall".into(), model, layout: layout.into(), validation: 0.94, test };
+        let mut events = begun();
+        events.extend([
+            decided(2, "GG", 0.5, false),
+            Event::Searched {
+                task: "recall".into(),
+                metric: "exact match".into(),
+                strategy: "greedy".into(),
+                floor: 0.95,
+                evaluations: 4,
+                full_evaluation_equivalents: 3.5,
+                seconds: 8.0,
+            },
+            tested(Model::Parent, "SS", parent),
+            tested(Model::MBest, "GS", hybrid),
+            tested(Model::MOpt, "GS", hybrid),
+            Event::Finished { seconds: 12.0 },
+        ]);
+        events
+    }
+
+    fn page(events: &[Event]) -> String {
+        render(&Report::from_events(events), events, "cargo xtask run <file>")
+    }
+
+    #[test]
+    fn a_report_is_what_was_said_last() {
+        let report = Report::from_events(&ended(0.9, 0.81));
+        assert_eq!((report.seed, report.parent.layers, report.complete), (7, 2, true));
+        assert_eq!(report.distillation.students.len(), 1);
+        assert!((report.distillation.students[0].normalised_mse - 0.3).abs() < 1e-12);
+        let task = &report.tasks["recall"];
+        assert_eq!((task.m_opt.layout.as_str(), task.m_opt.replaced, task.search.evaluations), ("GS", 1, 4));
+        assert!((task.kept(&task.m_opt).unwrap() - 0.9).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_run_under_way_shows_what_was_replaced_so_far() {
+        let page = page(&begun());
+        assert!(page.contains("not complete") && page.contains("searching recall"));
+        assert!(page.contains(r#"class="cell new" title="layer 0: G""#) && page.contains("best validation score of each round"));
+        assert!(!page.contains("<b>first") && page.contains("&lt;b&gt;first"));
+        assert!(super::render(&Report::default(), &[], "").contains("No task has been searched"));
+    }
+
+    #[test]
+    fn a_broken_floor_is_said_and_a_refused_swap_shown() {
+        let broken = page(&ended(0.9, 0.81));
+        assert!(broken.contains("floor of 95.0 % broken on test, by 5.0 points") && broken.contains("refused"));
+        let held = page(&ended(0.9, 0.88));
+        assert!(held.contains("holds on test") && !held.contains("broken on test"));
+    }
+
+    #[test]
+    fn a_parent_that_scores_nothing_is_no_division_by_zero() {
+        let page = page(&ended(0.0, 0.0));
+        assert!(page.contains("nothing can be said of a share") && !page.contains("NaN") && !page.contains("holds on test"));
+    }
 }

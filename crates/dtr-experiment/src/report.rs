@@ -143,6 +143,13 @@ pub struct Efficiency {
     pub cache_bytes: usize,
 }
 
+impl Task {
+    /// Share of the parent's test score that a hybrid keeps; nothing where the parent scores 0.
+    pub fn kept(&self, hybrid: &Hybrid) -> Option<f64> {
+        (self.parent.test > 0.0).then(|| hybrid.test / self.parent.test)
+    }
+}
+
 impl Report {
     /// What is known after these events, of a run that is done, goes on, or broke off. Where a thing was said twice, the later counts.
     pub fn from_events(events: &[Event]) -> Self {
@@ -189,7 +196,10 @@ impl Report {
                 self.efficiency.push(Efficiency { context, model, task, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes });
             }
             Event::Finished { seconds } => (self.complete, self.seconds) = (true, seconds),
-            Event::Distilling { .. } | Event::Evaluated { .. } | Event::Decided { .. } | Event::Exported { .. } => {}
+            Event::Evaluated { task, .. } => {
+                self.task(task);
+            }
+            Event::Distilling { .. } | Event::Decided { .. } | Event::Exported { .. } => {}
         }
     }
 

@@ -108,7 +108,8 @@ pub fn summary(report: &Report) -> String {
     }
     for (name, task) in &report.tasks {
         if task.m_opt.layout.is_empty() {
-            parts.push(format!("{name}: searched, not tested yet"));
+            let state = if task.search.strategy.is_empty() { "being searched" } else { "searched, not tested yet" };
+            parts.push(format!("{name}: {state}"));
             continue;
         }
         let title = format!("{name} ({}), floor {:.0} % of the parent", task.metric, 100.0 * task.search.floor);
@@ -136,14 +137,13 @@ fn percent(score: f64) -> Cell {
 fn task_table(task: &Task) -> Table {
     let mut table = table(&["model", "layout", "replaced", "validation", "test", "of parent"]);
     let mut row = |name: &str, hybrid: &Hybrid| {
-        let share = hybrid.test / task.parent.test;
         table.add_row([
             Cell::new(name),
             Cell::new(&hybrid.layout),
             Cell::new(hybrid.replaced),
             percent(hybrid.validation),
             percent(hybrid.test),
-            percent(share),
+            task.kept(hybrid).map_or_else(|| Cell::new("–"), percent),
         ]);
     };
     let layers = task.m_opt.layout.len();
@@ -158,17 +158,12 @@ fn task_table(task: &Task) -> Table {
 
 /// Whether the floor held on the test split, and by how much it did not.
 fn verdict(name: &str, task: &Task) -> String {
-    let (share, floor) = (task.m_opt.test / task.parent.test, task.search.floor);
-    if share >= floor {
-        format!("{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % holds.", 100.0 * share, 100.0 * floor)
-    } else {
-        let short = 100.0 * (floor - share);
-        format!(
-            "{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} % is BROKEN there, by {short:.1} points.",
-            100.0 * share,
-            100.0 * floor
-        )
-    }
+    let floor = task.search.floor;
+    let Some(share) = task.kept(&task.m_opt) else {
+        return format!("{name}: the parent scores 0 on the test split, so nothing can be said of a share of it.");
+    };
+    let kept = format!("{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} %", 100.0 * share, 100.0 * floor);
+    if share >= floor { format!("{kept} holds.") } else { format!("{kept} is BROKEN there, by {:.1} points.", 100.0 * (floor - share)) }
 }
 
 fn efficiency_table(report: &Report) -> Table {

@@ -8,7 +8,7 @@ use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::activation::{sigmoid, softplus};
 use dtr_attention::softmax::merge_heads;
-use dtr_attention::{MixerBackend, convolution, delta, gate, norm};
+use dtr_attention::{MixerBackend, convolution, gate, norm, recurrence};
 
 use crate::config::AttentionShape;
 use crate::decoder::Context;
@@ -84,7 +84,7 @@ impl<B: Backend> GatedDelta<B> {
         let [channels, _, width] = self.conv1d.weight.dims();
         DeltaState {
             convolution: Tensor::zeros([batch, width - 1, channels], &device),
-            matrix: delta::empty_state([batch, self.heads, self.head_dim, self.head_dim], &device),
+            matrix: recurrence::empty_state([batch, self.heads, self.head_dim, self.head_dim], &device),
         }
     }
 }
@@ -117,14 +117,14 @@ impl<B: MixerBackend> GatedDelta<B> {
         let [batch, time, _] = mixed.dims();
         let mixed = mixed.reshape([batch, time, 3 * heads, self.head_dim]).swap_dims(1, 2);
         let part = |i: usize| mixed.clone().narrow(1, i * heads, heads);
-        let inputs = delta::Inputs {
+        let inputs = recurrence::Inputs {
             q: norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS),
             k: norm::unit(part(1), 1.0, UNIT_EPS),
             v: part(2),
-            g,
-            beta,
+            g: Some(g.unsqueeze_dim(3)),
+            beta: Some(beta),
         };
-        let (output, matrix) = delta::scan(inputs, state.matrix);
+        let (output, matrix) = recurrence::scan(inputs, state.matrix);
         let output = gate::swiglu(z, merge_heads(self.norm.forward(output)));
         (output, DeltaState { convolution, matrix })
     }

@@ -10,9 +10,6 @@ use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::project;
 
-/// Tokens handled in parallel.
-const CHUNK: usize = 64;
-
 /// Linear attention with the Hedgehog map. Rotary positions are kept in front of the map, as in `LoLCATs`.
 #[derive(Module, Debug)]
 pub struct Hedgehog<B: Backend> {
@@ -54,7 +51,7 @@ impl<B: MixerBackend> Hedgehog<B> {
         let k = feature_map::hedgehog(repeat_heads(k, self.projections.heads()).mul_scalar(root), self.k_map.val());
         let k = context.tokens.as_ref().map_or(k.clone(), |tokens| k * tokens.clone().unsqueeze_dims::<4>(&[1, 3]));
         let v = repeat_heads(v, self.projections.heads());
-        let (heads, state) = if q.dims()[2] == 1 { linear::recurrent(q, k, v, state) } else { linear::chunk(q, k, v, state, CHUNK) };
+        let (heads, state) = linear::scan(q, k, v, state);
         (merge_heads(heads), state)
     }
 }

@@ -1,0 +1,44 @@
+//! Memory of the backend ndarray.
+
+use burn::backend::NdArray;
+use burn::backend::ndarray::{NdArrayTensor, SharedArray};
+use burn::tensor::Shape;
+use burn::tensor::ops::{FloatTensor, IntTensor};
+
+use super::Host;
+
+impl Host for NdArray {
+    /// An array that is contiguous in some order of its axes, the last one last.
+    type Memory = SharedArray<f32>;
+
+    fn memory(tensor: FloatTensor<Self>) -> Self::Memory {
+        let NdArrayTensor::F32(storage) = tensor else { unreachable!("converted to f32 before") };
+        let array = storage.into_shared();
+        let inner = array.shape().last().is_none_or(|&width| width == 1) || array.strides().last() == Some(&1);
+        let readable = inner && array.strides().iter().all(|&stride| stride >= 0) && array.as_slice_memory_order().is_some();
+        if readable { array } else { array.as_standard_layout().into_owned().into_shared() }
+    }
+
+    fn whole(array: Self::Memory) -> FloatTensor<Self> {
+        array.into()
+    }
+
+    fn strided(array: &Self::Memory) -> (&[f32], &[usize], Vec<usize>) {
+        let numbers = array.as_slice_memory_order().expect("made contiguous");
+        (numbers, array.shape(), array.strides().iter().map(|stride| stride.unsigned_abs()).collect())
+    }
+
+    fn tensor(values: Vec<f32>, shape: &[usize]) -> FloatTensor<Self> {
+        let data = burn::tensor::TensorData::new(values, Shape::from(shape.to_vec()));
+        NdArrayTensor::from_data(data)
+    }
+
+    fn integers(tensor: IntTensor<Self>) -> Vec<i64> {
+        let data = match tensor {
+            NdArrayTensor::I64(storage) => return storage.into_shared().iter().copied().collect(),
+            NdArrayTensor::I32(storage) => storage.into_shared(),
+            other => unreachable!("targets are whole numbers of 32 or 64 bits, not {other:?}"),
+        };
+        data.iter().map(|&x| i64::from(x)).collect()
+    }
+}

@@ -1,0 +1,96 @@
+//! A row of the state in registers: `R * LANES` columns of it, zeros beyond the last.
+
+use crate::simd::{Arithmetic, LANES};
+
+pub(super) type Row<A, const R: usize> = [<A as Arithmetic>::Lanes; R];
+
+#[inline(always)]
+pub(super) fn zero<A: Arithmetic, const R: usize>() -> Row<A, R> {
+    [A::splat(0.0); R]
+}
+
+#[inline(always)]
+pub(super) fn scaled<A: Arithmetic, const R: usize>(a: f32, mut x: Row<A, R>) -> Row<A, R> {
+    for x in &mut x {
+        *x = A::mul(A::splat(a), *x);
+    }
+    x
+}
+
+/// `a * x + y`.
+#[inline(always)]
+pub(super) fn axpy<A: Arithmetic, const R: usize>(a: f32, x: Row<A, R>, mut y: Row<A, R>) -> Row<A, R> {
+    for r in 0..R {
+        y[r] = A::mul_add(A::splat(a), x[r], y[r]);
+    }
+    y
+}
+
+/// `x - y`.
+#[inline(always)]
+pub(super) fn minus<A: Arithmetic, const R: usize>(mut x: Row<A, R>, y: Row<A, R>) -> Row<A, R> {
+    for r in 0..R {
+        x[r] = A::sub(x[r], y[r]);
+    }
+    x
+}
+
+/// `x * y + z`, column by column.
+#[inline(always)]
+pub(super) fn fold<A: Arithmetic, const R: usize>(x: Row<A, R>, y: Row<A, R>, mut z: A::Lanes) -> A::Lanes {
+    for r in 0..R {
+        z = A::mul_add(x[r], y[r], z);
+    }
+    z
+}
+
+/// `sum(x * y)`.
+#[inline(always)]
+pub(super) fn overlap<A: Arithmetic, const R: usize>(x: Row<A, R>, y: Row<A, R>) -> f32 {
+    A::sum(fold::<A, R>(x, y, A::splat(0.0)))
+}
+
+#[inline(always)]
+pub(super) fn load<A: Arithmetic, const R: usize>(from: &[f32]) -> Row<A, R> {
+    let mut row = zero::<A, R>();
+    for (r, register) in row.iter_mut().enumerate() {
+        *register = A::load(&from[r * LANES..]);
+    }
+    row
+}
+
+#[inline(always)]
+pub(super) fn store<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut [f32]) {
+    for (r, register) in row.into_iter().enumerate() {
+        A::store(register, &mut to[r * LANES..]);
+    }
+}
+
+/// Columns from `column` on, zeros beyond the last.
+#[inline(always)]
+pub(super) fn part<A: Arithmetic, const R: usize>(from: &[f32], column: usize) -> Row<A, R> {
+    let from = &from[column..];
+    if from.len() >= R * LANES {
+        return load::<A, R>(from);
+    }
+    // Only a single register is ever filled in part.
+    let mut padded = [0.0; LANES];
+    padded[..from.len()].copy_from_slice(from);
+    let mut row = zero::<A, R>();
+    row[0] = A::load(&padded);
+    row
+}
+
+/// Writes to the columns from `column` on, as far as there are any.
+#[inline(always)]
+pub(super) fn write<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut [f32], column: usize) {
+    let to = &mut to[column..];
+    if to.len() >= R * LANES {
+        store::<A, R>(row, to);
+    } else {
+        let mut padded = [0.0; LANES];
+        A::store(row[0], &mut padded);
+        let count = to.len();
+        to.copy_from_slice(&padded[..count]);
+    }
+}

@@ -1,0 +1,394 @@
+//! Every kernel against its definition written out in `f64`, every gradient against finite differences of that definition.
+
+use dtr_kernels::recurrence::{self, Inputs};
+use dtr_kernels::view::{Rows, View};
+use dtr_kernels::{attention, convolution, cross_entropy, rows};
+
+/// Numbers in [-1, 1] that look random.
+fn numbers(seed: u64, count: usize) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = || {
+        state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
+        // Exact in f32.
+        f64::from((state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0)
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+fn single(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
+}
+
+#[track_caller]
+fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1.0_f64, |scale, x| scale.max(x.abs()));
+    for (i, (&found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((f64::from(found) - expected).abs() <= tolerance * scale, "{what}: [{i}] is {found} instead of {expected}");
+    }
+}
+
+/// A kernel beside its definition; `sizes` are the numbers of its inputs.
+struct Case<'a> {
+    what: String,
+    inputs: Vec<Vec<f64>>,
+    definition: &'a dyn Fn(&[Vec<f64>]) -> Vec<f64>,
+    forward: &'a dyn Fn(&[Vec<f32>]) -> Vec<f32>,
+    backward: &'a dyn Fn(&[Vec<f32>], &[f32]) -> Vec<Vec<f32>>,
+}
+
+impl Case<'_> {
+    #[track_caller]
+    fn check(&self) {
+        let expected = (self.definition)(&self.inputs);
+        let inputs: Vec<Vec<f32>> = self.inputs.iter().map(|x| single(x)).collect();
+        close(&self.what, &(self.forward)(&inputs), &expected, 2e-6);
+        let weights = numbers(99, expected.len());
+        let grads = (self.backward)(&inputs, &single(&weights));
+        for (i, grad) in grads.iter().enumerate() {
+            assert_eq!(grad.len(), self.inputs[i].len(), "{}: gradient {i}", self.what);
+            // Along two directions: all the gradient's numbers count in each.
+            for seed in [7, 8] {
+                let direction = numbers(seed, grad.len());
+                let along = |step: f64| {
+                    let mut moved = self.inputs.clone();
+                    moved[i].iter_mut().zip(&direction).for_each(|(x, d)| *x += step * d);
+                    (self.definition)(&moved).iter().zip(&weights).map(|(y, w)| y * w).sum::<f64>()
+                };
+                let expected = (along(1e-5) - along(-1e-5)) / 2e-5;
+                let found: f64 = grad.iter().zip(&direction).map(|(&g, d)| f64::from(g) * d).sum();
+                let size = grad.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt().max(1.0);
+                assert!((found - expected).abs() <= 1e-5 * size, "{}: gradient {i} gives {found} instead of {expected}", self.what);
+            }
+        }
+    }
+}
+
+/// Sizes, decays a token and rule of a recurrence.
+#[derive(Debug, Clone, Copy)]
+struct Recurrence {
+    dims: [usize; 5],
+    decays: usize,
+    delta: bool,
+}
+
+impl Recurrence {
+    fn inputs(self) -> Vec<Vec<f64>> {
+        let [batch, heads, time, width, values] = self.dims;
+        let tokens = batch * heads * time;
+        let mut all = vec![numbers(1, tokens * width), numbers(2, tokens * width), numbers(3, tokens * values)];
+        // Keys no longer than 1, else the delta rule grows.
+        all[1].iter_mut().for_each(|k| *k *= (width as f64).powf(-0.5));
+        all.push(numbers(4, tokens * self.decays).iter().map(|g| g - 1.0).collect());
+        all.push(if self.delta { numbers(5, tokens).iter().map(|b| b * 0.5 + 0.5).collect() } else { Vec::new() });
+        all.push(numbers(6, batch * heads * width * values));
+        all
+    }
+
+    fn definition(self, x: &[Vec<f64>]) -> Vec<f64> {
+        let [batch, heads, time, width, values] = self.dims;
+        let mut joined = Vec::new();
+        for head in 0..batch * heads {
+            let mut state = x[5][head * width * values..(head + 1) * width * values].to_vec();
+            for token in head * time..(head + 1) * time {
+                let at = |i: usize, size: usize| &x[i][token * size..(token + 1) * size];
+                let (q, k, v, g) = (at(0, width), at(1, width), at(2, values), at(3, self.decays));
+                for d in 0..width {
+                    let g = match self.decays {
+                        0 => 0.0,
+                        1 => g[0],
+                        _ => g[d],
+                    };
+                    state[d * values..(d + 1) * values].iter_mut().for_each(|s| *s *= g.exp());
+                }
+                let read = |state: &[f64], by: &[f64], c: usize| (0..width).map(|d| by[d] * state[d * values + c]).sum::<f64>();
+                let u: Vec<f64> = (0..values).map(|c| if self.delta { x[4][token] * (v[c] - read(&state, k, c)) } else { v[c] }).collect();
+                for d in 0..width {
+                    for c in 0..values {
+                        state[d * values + c] += k[d] * u[c];
+                    }
+                }
+                joined.extend((0..values).map(|c| read(&state, q, c)));
+            }
+            joined.extend(state);
+        }
+        joined
+    }
+
+    fn views(self, x: &[Vec<f32>]) -> Inputs<'_> {
+        let [batch, heads, time, width, values] = self.dims;
+        let rows = |i: usize, width| View::contiguous(&x[i], [batch, heads, time, width]);
+        Inputs {
+            q: rows(0, width),
+            k: rows(1, width),
+            v: rows(2, values),
+            g: (self.decays > 0).then(|| rows(3, self.decays)),
+            beta: self.delta.then(|| rows(4, 1)),
+            state: View::contiguous(&x[5], [batch, heads, width, values]),
+        }
+    }
+
+    fn check(self) {
+        let [batch, heads, time, width, values] = self.dims;
+        Case {
+            what: format!("{self:?}"),
+            inputs: self.inputs(),
+            definition: &|x| self.definition(x),
+            forward: &|x| recurrence::forward(&self.views(x)),
+            backward: &|x, grad| {
+                let g = recurrence::backward(&self.views(x), View::contiguous(grad, [batch, heads, time + width, values]));
+                vec![g.q, g.k, g.v, g.g, g.beta, g.state]
+            },
+        }
+        .check();
+    }
+}
+
+#[test]
+fn recurrences() {
+    for dims in [[1, 2, 1, 3, 5], [2, 1, 17, 6, 40], [1, 1, 66, 4, 17], [1, 2, 0, 3, 4]] {
+        for decays in [0, 1, dims[3]] {
+            for delta in [false, true] {
+                Recurrence { dims, decays, delta }.check();
+            }
+        }
+    }
+}
+
+/// Sizes `[B, H, G, Tq, Tk, D, V]` and span of attention; the first row of positions has padding on its left.
+#[derive(Debug, Clone, Copy)]
+struct Attention {
+    dims: [usize; 7],
+    window: Option<usize>,
+    sinks: usize,
+}
+
+const PADDING: i32 = 1 << 30;
+
+impl Attention {
+    fn positions(self) -> Vec<i32> {
+        let [batch, _, _, _, keys, ..] = self.dims;
+        let row = |batch: usize| (0..keys).map(move |j| if batch == 0 && j < keys / 4 { PADDING } else { j as i32 });
+        (0..batch).flat_map(row).collect()
+    }
+
+    /// Where each query's output begins, and whether it is a token: what padding gets is nobody's business.
+    fn rows(self) -> Vec<(usize, bool)> {
+        let [batch, heads, _, queries, keys, _, values] = self.dims;
+        let positions = self.positions();
+        let place = |row: usize, i: usize| {
+            let (b, h) = (row / heads, row % heads);
+            let start = if attention::is_by_head(queries) { row * queries + i } else { (b * queries + i) * heads + h };
+            (start * values, positions[b * keys + keys - queries + i] != PADDING)
+        };
+        (0..batch * heads).flat_map(|row| (0..queries).map(move |i| (row, i))).map(|(row, i)| place(row, i)).collect()
+    }
+
+    fn tokens(self, output: &[f32]) -> Vec<f32> {
+        let mut output = output.to_vec();
+        for (start, _) in self.rows().into_iter().filter(|(_, token)| !token) {
+            output[start..start + self.dims[6]].fill(0.0);
+        }
+        output
+    }
+
+    fn definition(self, x: &[Vec<f64>]) -> Vec<f64> {
+        let [batch, heads, groups, queries, keys, width, values] = self.dims;
+        let positions = self.positions();
+        let mut output = vec![0.0; batch * heads * queries * values];
+        for (n, (start, _)) in self.rows().into_iter().enumerate().filter(|(_, (_, token))| *token) {
+            let (row, i) = (n / queries, n % queries);
+            let (b, h) = (row / heads, row % heads);
+            let group = b * groups + h / (heads / groups);
+            let at = |x: &[f64], row: usize, size: usize| x[row * size..(row + 1) * size].to_vec();
+            let q = at(&x[0], row * queries + i, width);
+            let own = positions[b * keys + keys - queries + i];
+            let sees = |j: usize| {
+                let key = positions[b * keys + j];
+                j <= keys - queries + i && key <= own && (self.window.is_none_or(|w| own - key < w as i32) || key < self.sinks as i32)
+            };
+            let score = |j: usize| q.iter().zip(at(&x[1], group * keys + j, width)).map(|(q, k)| 0.4 * q * k).sum::<f64>().exp();
+            let weights: Vec<f64> = (0..keys).map(|j| if sees(j) { score(j) } else { 0.0 }).collect();
+            let total: f64 = weights.iter().sum();
+            for c in 0..values {
+                output[start + c] = (0..keys).map(|j| weights[j] / total * x[2][(group * keys + j) * values + c]).sum();
+            }
+        }
+        output
+    }
+
+    fn check(self) {
+        let [batch, heads, groups, queries, keys, width, values] = self.dims;
+        let positions = self.positions();
+        let views = |x: &'static [Vec<f32>]| attention::Inputs {
+            q: View::contiguous(&x[0], [batch, heads, queries, width]),
+            k: View::contiguous(&x[1], [batch, groups, keys, width]),
+            v: View::contiguous(&x[2], [batch, groups, keys, values]),
+            positions: positions.clone().leak(),
+            window: self.window,
+            sinks: self.sinks,
+            scale: 0.4,
+        };
+        let leak = |x: &[Vec<f32>]| -> &'static [Vec<f32>] { x.to_vec().leak() };
+        let by_head = attention::is_by_head(queries);
+        Case {
+            what: format!("{self:?}"),
+            inputs: vec![
+                numbers(1, batch * heads * queries * width),
+                numbers(2, batch * groups * keys * width),
+                numbers(3, batch * groups * keys * values),
+            ],
+            definition: &|x| self.definition(x),
+            forward: &|x| self.tokens(&attention::forward(views(leak(x)))),
+            backward: &|x, grad| {
+                let strides = if by_head {
+                    [heads * queries * values, queries * values, values, 1]
+                } else {
+                    [heads * queries * values, values, heads * values, 1]
+                };
+                attention::backward(views(leak(x)), View::new(&self.tokens(grad), [batch, heads, queries, values], strides)).to_vec()
+            },
+        }
+        .check();
+    }
+}
+
+#[test]
+fn softmax_attention() {
+    for (window, sinks) in [(None, 0), (Some(5), 2), (Some(70), 0)] {
+        for dims in [[2, 2, 1, 9, 9, 3, 5], [1, 4, 2, 3, 40, 6, 18], [2, 2, 2, 20, 90, 6, 4]] {
+            Attention { dims, window, sinks }.check();
+        }
+    }
+}
+
+#[test]
+fn short_convolution() {
+    for [batch, time, channels, width] in [[2, 35, 5, 4], [1, 2, 20, 3], [1, 3, 4, 1]] {
+        let views = |x: &[Vec<f32>]| -> Vec<f32> { x.concat() };
+        let cut = move |x: &[f32], run: &dyn Fn(convolution::Inputs<'_>) -> Vec<Vec<f32>>| {
+            let (a, rest) = x.split_at(batch * time * channels);
+            let (b, c) = rest.split_at(width * channels);
+            run(convolution::Inputs {
+                x: View::contiguous(a, [batch, time, channels]),
+                taps: View::contiguous(b, [width, channels]),
+                state: View::contiguous(c, [batch, width - 1, channels]),
+            })
+        };
+        Case {
+            what: format!("convolution {batch} {time} {channels} {width}"),
+            inputs: vec![numbers(1, batch * time * channels), numbers(2, width * channels), numbers(3, batch * (width - 1) * channels)],
+            definition: &|x| {
+                let input = |b: usize, t: usize, n: usize| match t.checked_sub(width - 1) {
+                    Some(t) => x[0][(b * time + t) * channels + n],
+                    None => x[2][(b * (width - 1) + t) * channels + n],
+                };
+                let all = (0..batch).flat_map(|b| (0..time).flat_map(move |t| (0..channels).map(move |n| (b, t, n))));
+                let y = all.map(|(b, t, n)| (0..width).map(|j| x[1][j * channels + n] * input(b, t + j, n)).sum::<f64>());
+                y.map(|y| y / (1.0 + (-y).exp())).collect()
+            },
+            forward: &|x| cut(&views(x), &|inputs| vec![convolution::silu(&inputs)]).remove(0),
+            backward: &|x, grad| {
+                cut(&views(x), &|inputs| convolution::silu_backward(&inputs, View::contiguous(grad, [batch, time, channels])).to_vec())
+            },
+        }
+        .check();
+    }
+}
+
+fn plain(x: &[f32], width: usize) -> Rows<'_> {
+    Rows::new(x, &[x.len() / width, width], &[width, 1], &[0, 1])
+}
+
+#[test]
+fn norms_gates_and_rotations() {
+    for (count, width) in [(3, 6), (400, 34), (1, 2)] {
+        let size = count * width;
+        Case {
+            what: format!("rms norm {count} {width}"),
+            inputs: vec![numbers(1, size), numbers(2, width)],
+            definition: &|x| {
+                let norm = |row: &[f64]| (row.iter().map(|x| x * x).sum::<f64>() / width as f64 + 1e-5).sqrt();
+                let y = x[0].chunks(width).flat_map(|row| row.iter().zip(&x[1]).map(move |(a, w)| a / norm(row) * w));
+                y.collect()
+            },
+            forward: &|x| rows::rms_norm(&plain(&x[0], width), &x[1], 1e-5),
+            backward: &|x, grad| rows::rms_norm_backward(&plain(&x[0], width), &x[1], 1e-5, &plain(grad, width)).to_vec(),
+        }
+        .check();
+        Case {
+            what: format!("swiglu {count} {width}"),
+            inputs: vec![numbers(1, size), numbers(2, size)],
+            definition: &|x| x[0].iter().zip(&x[1]).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect(),
+            forward: &|x| rows::swiglu(&plain(&x[0], width), &plain(&x[1], width)),
+            backward: &|x, grad| rows::swiglu_backward(&plain(&x[0], width), &plain(&x[1], width), &plain(grad, width)).to_vec(),
+        }
+        .check();
+        let half = width / 2;
+        let (cos, sin): (Vec<f64>, Vec<f64>) = numbers(5, count * half).iter().map(|angle| (angle.cos(), angle.sin())).unzip();
+        let (short_cos, short_sin) = (single(&cos), single(&sin));
+        let turn = |x: &[f32], sign| rows::rotate_half(&plain(x, width), [&plain(&short_cos, half), &plain(&short_sin, half)], sign);
+        Case {
+            what: format!("rotation {count} {width}"),
+            inputs: vec![numbers(1, size)],
+            definition: &|x| {
+                let turned = |i: usize| {
+                    let (row, j) = (i / width, i % width);
+                    let (c, s) = (cos[row * half + j % half], sin[row * half + j % half]);
+                    let at = |j: usize| x[0][row * width + j];
+                    if j < half { at(j) * c - at(j + half) * s } else { at(j) * c + at(j - half) * s }
+                };
+                (0..size).map(turned).collect()
+            },
+            forward: &|x| turn(&x[0], 1.0),
+            backward: &|_, grad| vec![turn(grad, -1.0)],
+        }
+        .check();
+    }
+}
+
+#[test]
+fn cross_entropies() {
+    for (count, width) in [(4, 3), (7, 150), (1, 64)] {
+        let targets: Vec<i64> = (0..count as i64).map(|i| if i % 3 == 1 { -100 } else { (i * 7) % width as i64 }).collect();
+        Case {
+            what: format!("cross-entropy {count} {width}"),
+            inputs: vec![numbers(1, count * width).iter().map(|x| 5.0 * x).collect()],
+            definition: &|x| {
+                let loss = |(row, &target): (&[f64], &i64)| {
+                    usize::try_from(target).map_or(0.0, |target| row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[target])
+                };
+                x[0].chunks(width).zip(&targets).map(loss).collect()
+            },
+            forward: &|x| cross_entropy::forward(&plain(&x[0], width), &targets),
+            backward: &|x, grad| vec![cross_entropy::backward(&plain(&x[0], width), &targets, grad)],
+        }
+        .check();
+    }
+}
+
+#[test]
+fn strong_decay_and_equal_keys_stay_finite() {
+    let (time, width) = (300, 16);
+    for g in [-1e4_f32, f32::NEG_INFINITY, -50.0, 0.0] {
+        let row = numbers(3, width);
+        let length = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let keys = single(&row.iter().map(|x| x / length).collect::<Vec<_>>()).repeat(time);
+        let wide = single(&numbers(1, time * width));
+        let (decays, ones, state) = (vec![g; time], vec![1.0; time], single(&numbers(4, width * width)));
+        let rows = |x, width| View::contiguous(x, [1, 1, time, width]);
+        let inputs = Inputs {
+            q: rows(&wide, width),
+            k: rows(&keys, width),
+            v: rows(&wide, width),
+            g: Some(rows(&decays, 1)),
+            beta: Some(rows(&ones, 1)),
+            state: View::contiguous(&state, [1, 1, width, width]),
+        };
+        let joined = recurrence::forward(&inputs);
+        let grads = recurrence::backward(&inputs, View::contiguous(&joined, [1, 1, time + width, width]));
+        for numbers in [&joined, &grads.q, &grads.k, &grads.v, &grads.g, &grads.beta, &grads.state] {
+            assert!(numbers.iter().all(|x| x.is_finite() && x.abs() < 1e6), "decay {g}");
+        }
+    }
+}
