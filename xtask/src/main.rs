@@ -37,7 +37,11 @@ fn start(arguments: &[String]) -> Result<ExitCode> {
         "report" => launch(&build("flex")?, arguments),
         "ci" => launch(&workspace().join(".ci/run"), &[]),
         "golden" => golden(),
-        "bench" => launch(Path::new("cargo"), &[&["bench".to_owned(), "--package".to_owned(), "dtr-benches".to_owned()], rest].concat()),
+        "bench" => {
+            // In the profile whose dependencies are already there.
+            let fixed = ["bench", "--profile", "dev", "--package", "dtr-benches"].map(str::to_owned);
+            launch(Path::new("cargo"), &[&fixed, rest].concat())
+        }
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(ExitCode::SUCCESS)

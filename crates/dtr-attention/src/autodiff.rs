@@ -14,21 +14,24 @@ use crate::recurrence::RecurrenceInputs;
 
 /// An operation with `N` inputs and what else it needs, as forward and backward on the inner backend.
 trait Operation<B: FusedBackend, const N: usize>: Clone + Send + std::fmt::Debug + 'static {
-    fn forward(&self, inputs: [FloatTensor<B>; N]) -> FloatTensor<B>;
-    fn backward(self, inputs: [FloatTensor<B>; N], grad: FloatTensor<B>) -> [FloatTensor<B>; N];
+    /// What the backward pass wants of the forward pass, beside the inputs.
+    type Kept: Clone + Send + std::fmt::Debug + 'static;
+
+    fn forward(&self, inputs: [FloatTensor<B>; N]) -> (FloatTensor<B>, Self::Kept);
+    fn backward(self, inputs: [FloatTensor<B>; N], kept: Self::Kept, grad: FloatTensor<B>) -> [FloatTensor<B>; N];
 }
 
-/// Burn's backward step of any [`Operation`]: the inputs are kept, nothing else.
+/// Burn's backward step of any [`Operation`].
 #[derive(Debug)]
 struct Step<O>(std::marker::PhantomData<O>);
 
 impl<B: FusedBackend, O: Operation<B, N>, const N: usize> Backward<B, N> for Step<O> {
-    type State = (O, [FloatTensor<B>; N]);
+    type State = (O, [FloatTensor<B>; N], O::Kept);
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let (operation, inputs) = ops.state;
+        let (operation, inputs, kept) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        for (parent, grad) in ops.parents.into_iter().zip(operation.backward(inputs, grad)) {
+        for (parent, grad) in ops.parents.into_iter().zip(operation.backward(inputs, kept, grad)) {
             if let Some(parent) = parent {
                 grads.register::<B>(parent.id, grad);
             }
@@ -44,10 +47,10 @@ fn differentiable<B: FusedBackend, C: CheckpointStrategy, O: Operation<B, N>, co
     let inputs = inputs.map(|input| input.primitive);
     match Step(std::marker::PhantomData).prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(step) => {
-            let output = operation.forward(inputs.clone());
-            step.finish((operation, inputs), output)
+            let (output, kept) = operation.forward(inputs.clone());
+            step.finish((operation, inputs, kept), output)
         }
-        OpsKind::UnTracked(step) => step.finish(operation.forward(inputs)),
+        OpsKind::UnTracked(step) => step.finish(operation.forward(inputs).0),
     }
 }
 
@@ -57,11 +60,13 @@ struct RmsNorm {
 }
 
 impl<B: FusedBackend> Operation<B, 2> for RmsNorm {
-    fn forward(&self, [x, weight]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
-        B::rms_norm(x, weight, self.eps)
+    type Kept = ();
+
+    fn forward(&self, [x, weight]: [FloatTensor<B>; 2]) -> (FloatTensor<B>, ()) {
+        (B::rms_norm(x, weight, self.eps), ())
     }
 
-    fn backward(self, [x, weight]: [FloatTensor<B>; 2], grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+    fn backward(self, [x, weight]: [FloatTensor<B>; 2], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
         B::rms_norm_backward(x, weight, self.eps, grad)
     }
 }
@@ -74,11 +79,13 @@ struct RotateHalf<T> {
 }
 
 impl<B: FusedBackend> Operation<B, 1> for RotateHalf<FloatTensor<B>> {
-    fn forward(&self, [x]: [FloatTensor<B>; 1]) -> FloatTensor<B> {
-        B::rotate_half(x, self.cos.clone(), self.sin.clone())
+    type Kept = ();
+
+    fn forward(&self, [x]: [FloatTensor<B>; 1]) -> (FloatTensor<B>, ()) {
+        (B::rotate_half(x, self.cos.clone(), self.sin.clone()), ())
     }
 
-    fn backward(self, _: [FloatTensor<B>; 1], grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
+    fn backward(self, _: [FloatTensor<B>; 1], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
         [B::rotate_half_backward(self.cos, self.sin, grad)]
     }
 }
@@ -87,11 +94,13 @@ impl<B: FusedBackend> Operation<B, 1> for RotateHalf<FloatTensor<B>> {
 struct SwiGlu;
 
 impl<B: FusedBackend> Operation<B, 2> for SwiGlu {
-    fn forward(&self, [gate, up]: [FloatTensor<B>; 2]) -> FloatTensor<B> {
-        B::swiglu(gate, up)
+    type Kept = ();
+
+    fn forward(&self, [gate, up]: [FloatTensor<B>; 2]) -> (FloatTensor<B>, ()) {
+        (B::swiglu(gate, up), ())
     }
 
-    fn backward(self, [gate, up]: [FloatTensor<B>; 2], grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+    fn backward(self, [gate, up]: [FloatTensor<B>; 2], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
         B::swiglu_backward(gate, up, grad)
     }
 }
@@ -100,11 +109,13 @@ impl<B: FusedBackend> Operation<B, 2> for SwiGlu {
 struct ConvolutionSilu;
 
 impl<B: FusedBackend> Operation<B, 3> for ConvolutionSilu {
-    fn forward(&self, [x, weight, state]: [FloatTensor<B>; 3]) -> FloatTensor<B> {
-        B::convolution_silu(x, weight, state)
+    type Kept = ();
+
+    fn forward(&self, [x, weight, state]: [FloatTensor<B>; 3]) -> (FloatTensor<B>, ()) {
+        (B::convolution_silu(x, weight, state), ())
     }
 
-    fn backward(self, [x, weight, state]: [FloatTensor<B>; 3], grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+    fn backward(self, [x, weight, state]: [FloatTensor<B>; 3], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
         B::convolution_silu_backward(x, weight, state, grad)
     }
 }
@@ -116,11 +127,13 @@ struct CrossEntropy<I> {
 }
 
 impl<B: FusedBackend> Operation<B, 1> for CrossEntropy<IntTensor<B>> {
-    fn forward(&self, [logits]: [FloatTensor<B>; 1]) -> FloatTensor<B> {
-        B::cross_entropy(logits, self.targets.clone())
+    type Kept = ();
+
+    fn forward(&self, [logits]: [FloatTensor<B>; 1]) -> (FloatTensor<B>, ()) {
+        (B::cross_entropy(logits, self.targets.clone()), ())
     }
 
-    fn backward(self, [logits]: [FloatTensor<B>; 1], grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
+    fn backward(self, [logits]: [FloatTensor<B>; 1], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
         [B::cross_entropy_backward(logits, self.targets, grad)]
     }
 }
@@ -142,11 +155,13 @@ impl Recurrence {
 }
 
 impl<B: FusedBackend, const N: usize> Operation<B, N> for Recurrence {
-    fn forward(&self, inputs: [FloatTensor<B>; N]) -> FloatTensor<B> {
-        B::recurrence(self.named(inputs))
+    type Kept = ();
+
+    fn forward(&self, inputs: [FloatTensor<B>; N]) -> (FloatTensor<B>, ()) {
+        (B::recurrence(self.named(inputs)), ())
     }
 
-    fn backward(self, inputs: [FloatTensor<B>; N], grad: FloatTensor<B>) -> [FloatTensor<B>; N] {
+    fn backward(self, inputs: [FloatTensor<B>; N], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; N] {
         let RecurrenceInputs { q, k, v, g, beta, state } = B::recurrence_backward(self.named(inputs), grad);
         let mut grads = [q, k, v, state].into_iter().chain(g).chain(beta);
         std::array::from_fn(|_| grads.next().expect("as many gradients as inputs"))
@@ -157,11 +172,13 @@ impl<B: FusedBackend, const N: usize> Operation<B, N> for Recurrence {
 struct MergeHeads;
 
 impl<B: FusedBackend> Operation<B, 1> for MergeHeads {
-    fn forward(&self, [x]: [FloatTensor<B>; 1]) -> FloatTensor<B> {
-        B::merge_heads(x)
+    type Kept = ();
+
+    fn forward(&self, [x]: [FloatTensor<B>; 1]) -> (FloatTensor<B>, ()) {
+        (B::merge_heads(x), ())
     }
 
-    fn backward(self, [x]: [FloatTensor<B>; 1], grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
+    fn backward(self, [x]: [FloatTensor<B>; 1], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; 1] {
         let [batch, heads, time, width] = x.shape().dims();
         [B::float_swap_dims(B::float_reshape(grad, [batch, time, heads, width].into()), 1, 2)]
     }
@@ -175,12 +192,33 @@ struct Attention {
 }
 
 impl<B: FusedBackend> Operation<B, 3> for Attention {
-    fn forward(&self, inputs: [FloatTensor<B>; 3]) -> FloatTensor<B> {
-        B::causal_attention(inputs, &self.positions, self.span, self.scale)
+    /// Output and sums.
+    type Kept = [FloatTensor<B>; 2];
+
+    fn forward(&self, inputs: [FloatTensor<B>; 3]) -> (FloatTensor<B>, Self::Kept) {
+        let [output, sums] = B::causal_attention_kept(inputs, &self.positions, self.span, self.scale);
+        (output.clone(), [output, sums])
     }
 
-    fn backward(self, inputs: [FloatTensor<B>; 3], grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
-        B::causal_attention_backward(inputs, &self.positions, self.span, self.scale, grad)
+    fn backward(self, inputs: [FloatTensor<B>; 3], kept: Self::Kept, grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
+        B::causal_attention_backward(inputs, kept, &self.positions, self.span, self.scale, grad)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct LinearAttention;
+
+impl<B: FusedBackend> Operation<B, 4> for LinearAttention {
+    /// The output.
+    type Kept = FloatTensor<B>;
+
+    fn forward(&self, inputs: [FloatTensor<B>; 4]) -> (FloatTensor<B>, Self::Kept) {
+        let output = B::linear_attention(inputs);
+        (output.clone(), output)
+    }
+
+    fn backward(self, inputs: [FloatTensor<B>; 4], kept: Self::Kept, grad: FloatTensor<B>) -> [FloatTensor<B>; 4] {
+        B::linear_attention_backward(inputs, kept, grad)
     }
 }
 
@@ -212,6 +250,10 @@ impl<B: FusedBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
             (Some(one), None) | (None, Some(one)) => differentiable::<B, C, _, 5>(operation, [q, k, v, state, one]),
             (Some(g), Some(beta)) => differentiable::<B, C, _, 6>(operation, [q, k, v, state, g, beta]),
         }
+    }
+
+    fn linear_attention(inputs: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {
+        differentiable::<B, C, _, 4>(LinearAttention, inputs)
     }
 
     fn merge_heads(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -7,7 +7,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::position::{Positions, Span};
 use crate::recurrence::{self, RecurrenceInputs};
-use crate::{convolution, gate, loss, norm, rotary, softmax};
+use crate::{convolution, gate, linear, loss, norm, rotary, softmax};
 
 /// A backend with the operations of token mixing.
 ///
@@ -43,6 +43,12 @@ pub trait MixerBackend: Backend {
     /// `[B, H, T + D, V]`.
     fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
         recurrence::composed::<Self>(inputs)
+    }
+
+    /// Normalised linear attention over `T` tokens; see [`linear`]. `q, k [B, H, T, D]`, `v [B, H, T, V]`, `state [B, H, D, V + 1]`; the
+    /// result is the outputs, one column of any value behind them, followed by the final state: `[B, H, T + D, V + 1]`.
+    fn linear_attention(inputs: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {
+        linear::composed::<Self>(inputs)
     }
 
     /// Heads of each token side by side, `[B, H, T, V]` -> `[B, T, H * V]`.
@@ -82,9 +88,21 @@ pub trait FusedBackend: MixerBackend {
     /// Gradients of [`MixerBackend::recurrence`] with respect to its inputs.
     fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<Self>>, grad: FloatTensor<Self>) -> RecurrenceInputs<FloatTensor<Self>>;
 
-    /// Gradients of [`MixerBackend::causal_attention`] with respect to `q`, `k` and `v`.
+    /// Gradients of [`MixerBackend::linear_attention`] with respect to its inputs; `output` is its result.
+    fn linear_attention_backward(
+        inputs: [FloatTensor<Self>; 4],
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 4];
+
+    /// [`MixerBackend::causal_attention`], and `log(sum(exp(score)))` of each query, `[B, Tq, H]`.
+    fn causal_attention_kept(inputs: [FloatTensor<Self>; 3], positions: &Positions, span: Span, scale: f64) -> [FloatTensor<Self>; 2];
+
+    /// Gradients of [`MixerBackend::causal_attention`] with respect to `q`, `k` and `v`; `kept` is what
+    /// [`FusedBackend::causal_attention_kept`] returned.
     fn causal_attention_backward(
         inputs: [FloatTensor<Self>; 3],
+        kept: [FloatTensor<Self>; 2],
         positions: &Positions,
         span: Span,
         scale: f64,

@@ -6,10 +6,13 @@
 //! A padded key must be zero. Reference: arXiv 2006.16236, eq. 8-12.
 
 use burn::prelude::*;
+use burn::tensor::ops::FloatTensor;
 
-use crate::backend::MixerBackend;
+use crate::backend::{MixerBackend, primitive, tensor};
 use crate::chunks;
-use crate::recurrence::{self, Inputs};
+
+/// Chunk length of the composed form.
+const CHUNK: usize = 64;
 
 /// Keeps the quotient finite where no key has been seen.
 pub const EPS: f64 = 1e-10;
@@ -19,10 +22,19 @@ pub fn empty_state<B: Backend>([batch, heads, width, value]: [usize; 4], device:
     Tensor::zeros([batch, heads, width, value + 1], device)
 }
 
-/// From `state` on by the backend's kernel: the additive recurrence without decay. Shapes as in [`chunk`].
+/// From `state` on by the backend's kernel. Shapes as in [`chunk`].
 pub fn scan<B: MixerBackend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
-    let (output, state) = recurrence::scan(Inputs::new(q, k, with_ones(v)), state);
-    (normalised(output), state)
+    let ([_, _, time, width], values) = (q.dims(), v.dims()[3]);
+    let joined = tensor::<B, 4>(B::linear_attention([primitive(q), primitive(k), primitive(v), primitive(state)]));
+    (joined.clone().narrow(2, 0, time).narrow(3, 0, values), joined.narrow(2, time, width))
+}
+
+/// The fallback of [`scan`]: [`chunk`], outputs and state in one tensor because an operation has one result.
+pub(crate) fn composed<B: Backend>([q, k, v, state]: [FloatTensor<B>; 4]) -> FloatTensor<B> {
+    let (output, state) = chunk::<B>(tensor(q), tensor(k), tensor(v), tensor(state), CHUNK);
+    let [batch, heads, time, _] = output.dims();
+    let column = Tensor::zeros([batch, heads, time, 1], &output.device());
+    primitive(Tensor::cat(vec![Tensor::cat(vec![output, column], 3), state], 2))
 }
 
 /// The definition, quadratic in time.
@@ -38,6 +50,9 @@ pub fn naive<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>) -> T
 ///
 /// # Shapes
 /// `q, k [B, H, T, D]`, `v [B, H, T, V]`, `state [B, H, D, V + 1]` -> `[B, H, T, V]`, state.
+///
+/// # Panics
+/// If `chunk` is 0.
 pub fn chunk<B: Backend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
@@ -45,6 +60,7 @@ pub fn chunk<B: Backend>(
     state: Tensor<B, 4>,
     chunk: usize,
 ) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    assert!(chunk > 0, "a chunk has one token at least");
     let time = q.dims()[2];
     let chunk = chunk.min(time);
     let q = chunks::split(q, chunk);

@@ -18,6 +18,10 @@ const CHUNK: usize = 128;
 ///
 /// # Shapes
 /// `q [B, H, Tq, D]`, `k [B, G, Tk, D]`, `v [B, G, Tk, V]` -> `[B, H, Tq, V]`.
+///
+/// # Panics
+/// If `G` does not divide `H`, or the positions are not those of the keys. Where a value is no number, queries that do not see it
+/// may be none either.
 pub fn attend<B: MixerBackend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
@@ -26,6 +30,9 @@ pub fn attend<B: MixerBackend>(
     span: Span,
     scale: f64,
 ) -> Tensor<B, 4> {
+    let ([_, heads, queries, _], [_, groups, keys, _]) = (q.dims(), k.dims());
+    assert!(groups > 0 && heads % groups == 0, "{heads} query heads cannot share {groups} key heads: the second must divide the first");
+    assert!(queries <= keys && positions.length() == keys, "{queries} queries, {keys} keys, {} positions", positions.length());
     tensor(B::causal_attention([primitive(q), primitive(k), primitive(v)], positions, span, scale))
 }
 
@@ -50,6 +57,9 @@ pub fn weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, hidden: Tensor<B, 4
 ///
 /// # Shapes
 /// `q [B, H, Tq, D]`, `k [B, H, Tk, D]`, `v [B, H, Tk, V]` -> `[B, H, Tq, V]`.
+///
+/// # Panics
+/// If `chunk` is 0.
 pub fn chunk<B: Backend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
@@ -59,6 +69,7 @@ pub fn chunk<B: Backend>(
     scale: f64,
     chunk: usize,
 ) -> Tensor<B, 4> {
+    assert!(chunk > 0, "a chunk has one query at least");
     let [queries, keys] = [q.dims()[2], k.dims()[2]];
     let (offset, device) = (keys - queries, q.device());
     let blocks = (0..queries).step_by(chunk).map(|start| {
@@ -84,11 +95,15 @@ pub(crate) fn chunk_composed<B: Backend>([q, k, v]: [FloatTensor<B>; 3], positio
 }
 
 /// Whole heads repeated until each of `heads` query heads has its own, `[B, G, T, D]` -> `[B, H, T, D]`.
+///
+/// # Panics
+/// If `G` does not divide `heads`.
 pub fn repeat_heads<B: Backend>(x: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
     let [batch, groups, time, width] = x.dims();
     if groups == heads {
         return x;
     }
+    assert!(groups > 0 && heads % groups == 0, "{groups} heads cannot be repeated to {heads}: the first must divide the second");
     x.unsqueeze_dim::<5>(2).expand([batch, groups, heads / groups, time, width]).reshape([batch, heads, time, width])
 }
 

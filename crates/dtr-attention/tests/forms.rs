@@ -6,7 +6,7 @@ use burn::tensor::Distribution;
 use burn::tensor::activation::{relu, sigmoid};
 use burn_flex::{Flex, FlexDevice};
 use dtr_attention::recurrence::{self, Inputs};
-use dtr_attention::{linear, norm, packed, window_linear};
+use dtr_attention::{Positions, Span, linear, norm, packed, softmax, window_linear};
 use proptest::prelude::*;
 
 type Train = Autodiff<Flex>;
@@ -171,6 +171,23 @@ proptest! {
     }
 
     #[test]
+    fn gradients_of_fused_and_composed_linear_attention_agree(time in 1_usize..40, width in 1_usize..9, value in 1_usize..40) {
+        let leaves = [width, width, value].map(|width| random([1, 2, time, width]).abs().add_scalar(0.1));
+        let (state, weight) = (random([1, 2, width, value + 1]).abs(), random([1, 2, time, value]));
+        let gradients = |fused: bool| -> Vec<Tensor<Flex, 4>> {
+            let tracked = |x: &Tensor<Flex, 4>| Tensor::<Train, 4>::from_inner(x.clone()).require_grad();
+            let ([q, k, v], state) = (leaves.each_ref().map(tracked), tracked(&state));
+            let given = [q.clone(), k.clone(), v.clone(), state.clone()];
+            let (output, last) = if fused { linear::scan(q, k, v, state) } else { linear::chunk(q, k, v, state, 8) };
+            let gradients = ((output * Tensor::from_inner(weight.clone())).sum() + last.square().sum()).backward();
+            given.iter().map(|leaf| leaf.grad(&gradients).expect("a gradient")).collect()
+        };
+        for (fused, composed) in gradients(true).iter().zip(&gradients(false)) {
+            close(fused, composed, 1e-4)?;
+        }
+    }
+
+    #[test]
     fn forms_of_window_and_linear_attention_agree(time in 1_usize..60, window in 1_usize..20, cut in 0_usize..60) {
         let [batch, heads, width, value, features] = [2, 2, 5, 6, 4];
         let inputs = window_linear::Inputs {
@@ -208,6 +225,34 @@ proptest! {
         }
         close(&Tensor::cat(outputs, 2), &expected, 2e-5)?;
     }
+}
+
+#[test]
+fn rows_of_padding_alone_are_finite() {
+    let nothing = || Tensor::<Flex, 2>::zeros([1, 9], &FlexDevice);
+    let finite = |x: Tensor<Flex, 4>| x.is_finite().all().into_scalar();
+    for rule in [(Decay::None, false), (Decay::Head, true), (Decay::Channel, true)] {
+        let state = random([1, 2, 4, 6]);
+        let (output, last) = recurrence::scan(inputs(rule, [1, 2, 9, 4, 6]).without_padding(nothing()), state.clone());
+        assert!(finite(output) && (last - state).abs().max().into_scalar() < 1e-6);
+    }
+    let wide = || random([1, 2, 9, 4]);
+    let (output, _) =
+        linear::scan(wide().abs(), Tensor::zeros([1, 2, 9, 4], &FlexDevice), wide(), linear::empty_state([1, 2, 4, 4], &FlexDevice));
+    assert!(finite(output));
+    let inputs = window_linear::Inputs {
+        q: wide(),
+        k: wide(),
+        v: wide(),
+        q_features: wide().abs(),
+        k_features: wide().abs(),
+        gamma: random([2]).abs(),
+        tokens: Some(nothing()),
+    };
+    assert!(finite(window_linear::naive(&inputs, 3, 0.5)));
+    assert!(finite(window_linear::scan(inputs, window_linear::empty_state([1, 2, 4, 4, 4], 3, &FlexDevice), 3, 0.5).0));
+    let positions = Positions::padded(&[vec![false; 9]], &[0]);
+    assert!(finite(softmax::attend(wide(), wide(), wide(), &positions, Span::FULL, 0.5)));
 }
 
 #[test]

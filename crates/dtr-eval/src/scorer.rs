@@ -1,8 +1,7 @@
 //! Scores of models that differ in few layers: what they share in front of the first difference is computed once.
 
 use burn::prelude::*;
-use burn::tensor::activation::log_softmax;
-use dtr_attention::MixerBackend;
+use dtr_attention::{MixerBackend, loss};
 use dtr_models::{Context, Decoder};
 use rayon::prelude::*;
 
@@ -128,7 +127,7 @@ impl<B: MixerBackend> Work<B> {
     fn scores(&self, model: &Decoder<B>, x: Tensor<B, 3>, metric: Metric) -> Vec<(f32, f32)> {
         let logits = model.head(x).squeeze_dim::<2>(0);
         let right = logits.clone().argmax(1).equal(self.batch.targets.clone()).int();
-        let nats = log_softmax(logits, 1).gather(1, self.batch.targets.clone()).neg();
+        let nats = loss::cross_entropy(logits, self.batch.targets.clone().squeeze_dim(1));
         let right: Vec<i64> = right.into_data().convert::<i64>().iter::<i64>().collect();
         let nats: Vec<f32> = nats.into_data().convert::<f32>().iter::<f32>().collect();
         let mut at = 0;

@@ -15,6 +15,7 @@
 pub mod attention;
 pub mod convolution;
 pub mod cross_entropy;
+pub mod linear;
 pub mod peak;
 pub mod recurrence;
 pub mod rows;

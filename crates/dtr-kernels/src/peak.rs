@@ -56,12 +56,12 @@ pub fn bytes_per_second() -> f64 {
     (rayon::current_num_threads() * NUMBERS * size_of::<f32>()) as f64 / seconds
 }
 
-/// Least time of five runs of `work` on every thread at once.
+/// Least time of twenty runs of `work` on every thread at once.
 fn on_all_threads(work: impl Fn() + Sync) -> f64 {
     let run = || {
         let began = Instant::now();
         rayon::broadcast(|_| work());
         began.elapsed().as_secs_f64()
     };
-    (0..5).map(|_| run()).fold(f64::INFINITY, f64::min)
+    (0..20).map(|_| run()).fold(f64::INFINITY, f64::min)
 }

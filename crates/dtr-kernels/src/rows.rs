@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::simd::{Arithmetic, Kernel, dispatch, dot, sigmoid};
+use crate::simd::{Arithmetic, Kernel, LANES, dispatch, dot, sigmoid};
 use crate::threads::for_each;
 use crate::view::Rows;
 
@@ -233,13 +233,33 @@ impl Kernel for SwiGluBackward<'_> {
         let rows = self.by_gate.chunks_exact_mut(width).zip(self.by_up.chunks_exact_mut(width));
         for (n, (by_gate, by_up)) in rows.enumerate() {
             let n = self.first + n;
-            let inputs = self.gate.row(n).iter().zip(self.up.row(n)).zip(self.grad.row(n));
-            for ((by_gate, by_up), ((&gate, &up), &grad)) in by_gate.iter_mut().zip(by_up).zip(inputs) {
-                let open = sigmoid::<A>(gate);
-                let silu = gate * open;
-                *by_up = grad * silu;
-                *by_gate = grad * up * A::fused(silu, 1.0 - open, open);
+            let (gate, up, grad) = (self.gate.row(n), self.up.row(n), self.grad.row(n));
+            let ((gates, gate), (ups, up), (grads, grad)) = (gate.as_chunks(), up.as_chunks(), grad.as_chunks());
+            let ((by_gates, by_gate), (by_ups, by_up)) = (by_gate.as_chunks_mut(), by_up.as_chunks_mut());
+            for ((((by_gate, by_up), gate), up), grad) in by_gates.iter_mut().zip(by_ups).zip(gates).zip(ups).zip(grads) {
+                (*by_gate, *by_up) = swiglu_slopes::<A>(gate, up, grad);
             }
+            let whole = |part: &[f32]| {
+                let mut whole = [0.0; LANES];
+                whole[..part.len()].copy_from_slice(part);
+                whole
+            };
+            let (of_gate, of_up) = swiglu_slopes::<A>(&whole(gate), &whole(up), &whole(grad));
+            by_gate.copy_from_slice(&of_gate[..by_gate.len()]);
+            by_up.copy_from_slice(&of_up[..by_up.len()]);
         }
     }
+}
+
+/// On arrays, which cannot overlap: with as many slices the compiler gives up on vectors.
+#[inline(always)]
+fn swiglu_slopes<A: Arithmetic>(gate: &[f32; LANES], up: &[f32; LANES], grad: &[f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
+    let (mut by_gate, mut by_up) = ([0.0; LANES], [0.0; LANES]);
+    for i in 0..LANES {
+        let open = sigmoid::<A>(gate[i]);
+        let silu = gate[i] * open;
+        by_up[i] = grad[i] * silu;
+        by_gate[i] = grad[i] * up[i] * A::fused(silu, 1.0 - open, open);
+    }
+    (by_gate, by_up)
 }

@@ -2,7 +2,7 @@
 
 use dtr_kernels::recurrence::{self, Inputs};
 use dtr_kernels::view::{Rows, View};
-use dtr_kernels::{attention, convolution, cross_entropy, rows};
+use dtr_kernels::{attention, convolution, cross_entropy, linear, rows};
 
 /// Numbers in [-1, 1] that look random.
 fn numbers(seed: u64, count: usize) -> Vec<f64> {
@@ -146,7 +146,7 @@ impl Recurrence {
 
 #[test]
 fn recurrences() {
-    for dims in [[1, 2, 1, 3, 5], [2, 1, 17, 6, 40], [1, 1, 66, 4, 17], [1, 2, 0, 3, 4]] {
+    for dims in [[1, 2, 1, 3, 5], [2, 1, 17, 6, 40], [1, 1, 40, 19, 17], [1, 2, 0, 3, 4]] {
         for decays in [0, 1, dims[3]] {
             for delta in [false, true] {
                 Recurrence { dims, decays, delta }.check();
@@ -217,19 +217,22 @@ impl Attention {
         output
     }
 
-    fn check(self) {
+    fn views<'a>(self, x: &'a [Vec<f32>], positions: &'a [i32]) -> attention::Inputs<'a> {
         let [batch, heads, groups, queries, keys, width, values] = self.dims;
-        let positions = self.positions();
-        let views = |x: &'static [Vec<f32>]| attention::Inputs {
+        attention::Inputs {
             q: View::contiguous(&x[0], [batch, heads, queries, width]),
             k: View::contiguous(&x[1], [batch, groups, keys, width]),
             v: View::contiguous(&x[2], [batch, groups, keys, values]),
-            positions: positions.clone().leak(),
+            positions,
             window: self.window,
             sinks: self.sinks,
             scale: 0.4,
-        };
-        let leak = |x: &[Vec<f32>]| -> &'static [Vec<f32>] { x.to_vec().leak() };
+        }
+    }
+
+    fn check(self) {
+        let [batch, heads, groups, queries, keys, width, values] = self.dims;
+        let positions = self.positions();
         let by_head = attention::is_by_head(queries);
         Case {
             what: format!("{self:?}"),
@@ -239,14 +242,18 @@ impl Attention {
                 numbers(3, batch * groups * keys * values),
             ],
             definition: &|x| self.definition(x),
-            forward: &|x| self.tokens(&attention::forward(views(leak(x)))),
+            forward: &|x| self.tokens(&attention::forward(self.views(x, &positions))),
             backward: &|x, grad| {
                 let strides = if by_head {
                     [heads * queries * values, queries * values, values, 1]
                 } else {
                     [heads * queries * values, values, heads * values, 1]
                 };
-                attention::backward(views(leak(x)), View::new(&self.tokens(grad), [batch, heads, queries, values], strides)).to_vec()
+                let inputs = self.views(x, &positions);
+                let (output, sums) = attention::forward_for_backward(inputs);
+                let output = View::new(&output, [batch, heads, queries, values], [heads * queries * values, values, heads * values, 1]);
+                let grad = self.tokens(grad);
+                attention::backward(inputs, output, &sums, View::new(&grad, [batch, heads, queries, values], strides)).to_vec()
             },
         }
         .check();
@@ -259,6 +266,55 @@ fn softmax_attention() {
         for dims in [[2, 2, 1, 9, 9, 3, 5], [1, 4, 2, 3, 40, 6, 18], [2, 2, 2, 20, 90, 6, 4]] {
             Attention { dims, window, sinks }.check();
         }
+    }
+}
+
+#[test]
+fn normalised_linear_attention() {
+    for [batch, heads, time, width, values] in [[1, 2, 1, 3, 5], [2, 1, 37, 6, 31], [1, 1, 70, 9, 16]] {
+        let tokens = batch * heads * time;
+        let positive = |seed, count| numbers(seed, count).iter().map(|x| x.abs() + 0.1).collect::<Vec<f64>>();
+        let plain = Recurrence { dims: [batch, heads, time, width, values + 1], decays: 0, delta: false };
+        let cut = |x: &[Vec<f32>], run: &dyn Fn([View<'_, 4>; 4]) -> Vec<Vec<f32>>| {
+            let rows = |i: usize, width| View::contiguous(&x[i], [batch, heads, time, width]);
+            run([rows(0, width), rows(1, width), rows(2, values), View::contiguous(&x[3], [batch, heads, width, values + 1])])
+        };
+        // The normaliser counts for nothing.
+        let without = |joined: Vec<f32>| -> Vec<f32> {
+            let row = |(n, row): (usize, &[f32])| {
+                let output = n % (time + width) < time;
+                row.iter().enumerate().map(move |(c, &x)| if output && c == values { 0.0 } else { x }).collect::<Vec<_>>()
+            };
+            joined.chunks(values + 1).enumerate().flat_map(row).collect()
+        };
+        Case {
+            what: format!("linear attention {batch} {heads} {time} {width} {values}"),
+            inputs: vec![
+                positive(1, tokens * width),
+                positive(2, tokens * width),
+                numbers(3, tokens * values),
+                positive(4, batch * heads * width * (values + 1)),
+            ],
+            definition: &|x| {
+                let wide: Vec<f64> = x[2].chunks(values).flat_map(|v| v.iter().copied().chain([1.0])).collect();
+                let joined = plain.definition(&[x[0].clone(), x[1].clone(), wide, vec![], vec![], x[3].clone()]);
+                let row = |(n, row): (usize, &[f64])| {
+                    let normaliser = if n % (time + width) < time { row[values] + 1e-10 } else { 1.0 };
+                    let last = if n % (time + width) < time { 0.0 } else { row[values] };
+                    row[..values].iter().map(move |x| x / normaliser).chain([last]).collect::<Vec<_>>()
+                };
+                joined.chunks(values + 1).enumerate().flat_map(row).collect()
+            },
+            forward: &|x| without(cut(x, &|inputs| vec![linear::forward(inputs, 1e-10)]).remove(0)),
+            backward: &|x, grad| {
+                cut(x, &|inputs| {
+                    let joined = linear::forward(inputs, 1e-10);
+                    let view = |x| View::contiguous(x, [batch, heads, time + width, values + 1]);
+                    linear::backward(inputs, view(&joined), 1e-10, view(grad)).to_vec()
+                })
+            },
+        }
+        .check();
     }
 }
 
@@ -391,4 +447,28 @@ fn strong_decay_and_equal_keys_stay_finite() {
             assert!(numbers.iter().all(|x| x.is_finite() && x.abs() < 1e6), "decay {g}");
         }
     }
+}
+
+#[test]
+fn long_sequences_stay_finite() {
+    for decays in [0, 1, 8] {
+        for delta in [false, true] {
+            let case = Recurrence { dims: [1, 1, 32_768, 8, 8], decays, delta };
+            let inputs: Vec<Vec<f32>> = case.inputs().iter().map(|x| single(x)).collect();
+            let joined = recurrence::forward(&case.views(&inputs));
+            assert!(joined.iter().all(|x| x.is_finite()), "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_in_its_head() {
+    let case = Recurrence { dims: [1, 3, 9, 4, 5], decays: 1, delta: true };
+    let mut inputs: Vec<Vec<f32>> = case.inputs().iter().map(|x| single(x)).collect();
+    // A key of the second head's fifth token.
+    inputs[1][(9 + 4) * 4] = f32::NAN;
+    let joined = recurrence::forward(&case.views(&inputs));
+    let head = |n: usize| &joined[n * 13 * 5..(n + 1) * 13 * 5];
+    assert!(head(0).iter().chain(head(2)).chain(&head(1)[..4 * 5]).all(|x| x.is_finite()));
+    assert!(head(1)[4 * 5..].iter().all(|x| x.is_nan()));
 }

@@ -11,7 +11,7 @@ use burn::prelude::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorMetadata};
 use dtr_kernels::view::{Rows, View};
-use dtr_kernels::{attention, convolution, cross_entropy, recurrence, rows};
+use dtr_kernels::{attention, convolution, cross_entropy, linear, recurrence, rows};
 
 use crate::backend::{FusedBackend, MixerBackend};
 use crate::position::{Positions, Span};
@@ -228,6 +228,13 @@ impl<B: Host> MixerBackend for B {
         made::<B>(recurrence::forward(&views), &[batch, heads, time + width, values], inputs.0.q.dtype)
     }
 
+    fn linear_attention(inputs: [FloatTensor<B>; 4]) -> FloatTensor<B> {
+        let inputs = inputs.map(Read::<B>::new);
+        let ([batch, heads, time, width], values) = (inputs[0].view::<4>().shape(), inputs[2].view::<4>().width());
+        let joined = linear::forward(inputs.each_ref().map(Read::view), crate::linear::EPS as f32);
+        made::<B>(joined, &[batch, heads, time + width, values + 1], inputs[0].dtype)
+    }
+
     fn merge_heads(x: FloatTensor<B>) -> FloatTensor<B> {
         let [batch, heads, time, width] = x.shape().dims();
         let merged = [batch, time, heads * width];
@@ -305,15 +312,36 @@ impl<B: Host> FusedBackend for B {
         }
     }
 
+    fn linear_attention_backward(inputs: [FloatTensor<B>; 4], output: FloatTensor<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 4] {
+        let (inputs, output, grad) = (inputs.map(Read::<B>::new), Read::<B>::new(output), Read::<B>::new(grad));
+        let views = inputs.each_ref().map(Read::view);
+        let mut grads = linear::backward(views, output.view(), crate::linear::EPS as f32, grad.view()).into_iter();
+        inputs.each_ref().map(|read| made::<B>(grads.next().expect("four gradients"), &read.shape(), read.dtype))
+    }
+
+    fn causal_attention_kept(inputs: [FloatTensor<B>; 3], positions: &Positions, span: Span, scale: f64) -> [FloatTensor<B>; 2] {
+        let inputs = Attention::<B> { inputs: inputs.map(Read::new) };
+        let views = inputs.views(positions, span, scale);
+        let ([batch, heads, queries, _], values) = (views.q.shape(), views.v.width());
+        let (output, sums) = attention::forward_for_backward(views);
+        let output = ordered::<B>(output, &[batch, heads, queries, values], &[0, 2, 1, 3], inputs.inputs[0].dtype);
+        [output, made::<B>(sums, &[batch, queries, heads], DType::F32)]
+    }
+
     fn causal_attention_backward(
         inputs: [FloatTensor<B>; 3],
+        kept: [FloatTensor<B>; 2],
         positions: &Positions,
         span: Span,
         scale: f64,
         grad: FloatTensor<B>,
     ) -> [FloatTensor<B>; 3] {
         let (inputs, grad) = (Attention::<B> { inputs: inputs.map(Read::new) }, Read::<B>::new(grad));
-        let mut grads = attention::backward(inputs.views(positions, span, scale), grad.view()).into_iter();
+        let [output, sums] = kept.map(Read::<B>::new);
+        let (sums, ..) = B::strided(&sums.memory);
+        let views = inputs.views(positions, span, scale);
+        let count = views.q.shape()[..3].iter().product();
+        let mut grads = attention::backward(views, output.view(), &sums[..count], grad.view()).into_iter();
         inputs.inputs.each_ref().map(|read| made::<B>(grads.next().expect("three gradients"), &read.shape(), read.dtype))
     }
 }

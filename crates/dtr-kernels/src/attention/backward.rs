@@ -1,24 +1,26 @@
-//! Backward pass of causal attention: the weights are recomputed block by block.
+//! Backward pass of causal attention: the weights are recomputed block by block, `P = exp(score - sum)`.
 //!
-//! With `P` the weights and `O` the output: `dV = P^T dO`, `dS = P * (dO V^T - rowsum(dO * O))`, `dQ = scale dS K`,
+//! With `O` the output: `dV = P^T dO`, `dS = P * (dO V^T - rowsum(dO * O))`, `dQ = scale dS K`,
 //! `dK = scale dS^T Q`.
 
 use rayon::prelude::*;
 
-use super::tile::{KEYS, QUERIES, exp_all, give, padded, scores, take, zip_all};
+use super::tile::{KEYS, QUERIES, blocks, exp_all, give, scores, take, zip_all};
 use super::{Block, Dims, Inputs, Place, Prepared};
-use crate::simd::{Arithmetic, Kernel, dispatch};
+use crate::simd::{Arithmetic, Kernel, LANES, dispatch, dot};
 use crate::threads::for_each;
 use crate::view::View;
 
-/// Gradients of `q`, `k` and `v`; `grad [B, H, Tq, V]`.
+/// Gradients of `q`, `k` and `v` from `grad [B, H, Tq, V]` and what [`super::forward_for_backward`] returned: the output, in any layout of
+/// `[B, H, Tq, V]`, and the sums.
 ///
 /// # Panics
 /// If shapes do not fit.
-pub fn backward(inputs: Inputs<'_>, grad: View<'_, 4>) -> [Vec<f32>; 3] {
+pub fn backward(inputs: Inputs<'_>, output: View<'_, 4>, sums: &[f32], grad: View<'_, 4>) -> [Vec<f32>; 3] {
     let inputs = Prepared::new(inputs);
     let Dims { batch, heads, groups, queries, keys, width, values } = inputs.dims;
-    assert_eq!(grad.shape(), [batch, heads, queries, values], "a gradient like the result");
+    let fits = [grad.shape(), output.shape()] == [[batch, heads, queries, values]; 2] && sums.len() == batch * heads * queries;
+    assert!(fits, "output, sums and gradient are those of the forward pass");
     let mut by_q = vec![0.0; batch * heads * queries * width];
     let mut by_k = vec![0.0; batch * groups * keys * width];
     let mut by_v = vec![0.0; batch * groups * keys * values];
@@ -29,13 +31,16 @@ pub fn backward(inputs: Inputs<'_>, grad: View<'_, 4>) -> [Vec<f32>; 3] {
         by_v.par_chunks_mut((keys * values).max(1)),
     );
     for_each(tasks.into_par_iter().enumerate(), inputs.multiplications() * 4, |(index, (by_q, by_k, by_v))| {
-        dispatch(Backward { inputs: &inputs, grad, index, by_q, by_k, by_v });
+        dispatch(Backward { inputs: &inputs, output, sums, grad, index, by_q, by_k, by_v });
     });
     [by_q, by_k, by_v]
 }
 
 struct Backward<'a> {
     inputs: &'a Prepared<'a>,
+    output: View<'a, 4>,
+    /// `[B, Tq, H]`.
+    sums: &'a [f32],
     grad: View<'a, 4>,
     /// Number of the group, counted through the batch.
     index: usize,
@@ -62,46 +67,41 @@ impl Backward<'_> {
     /// What flows back from one block of queries.
     #[inline(always)]
     fn block<A: Arithmetic>(&mut self, place: Place, member: usize) {
-        let Self { inputs, grad, by_q, by_k, by_v, .. } = self;
-        let Dims { queries, width, values, .. } = inputs.dims;
+        let Self { inputs, output, sums, grad, by_q, by_k, by_v, .. } = self;
+        let Dims { heads, queries, width, values, .. } = inputs.dims;
         let [k, v] = inputs.group(place.batch, place.group);
         let count = QUERIES.min(queries - place.first);
-        let mut block = Block::new(inputs, place, count);
-        block.attend::<A>(inputs);
+        let block = Block::new(inputs, place, count);
 
-        let mut flow = vec![0.0; values * QUERIES];
-        let mut flow_rows = vec![0.0; QUERIES * padded(values)];
-        let mut query_rows = vec![0.0; QUERIES * padded(width)];
+        // Lanes without a query get no weight.
+        let (mut highest, mut along) = ([f32::INFINITY; QUERIES], [0.0; QUERIES]);
+        let mut flow = vec![[0.0; QUERIES]; values];
+        let mut flow_rows = vec![[0.0; LANES]; QUERIES * blocks(values)];
+        let mut query_rows = vec![[0.0; LANES]; QUERIES * blocks(width)];
         for i in 0..count {
             let row = grad.row(place.batch, place.head, place.first + i);
-            flow_rows[i * padded(values)..][..values].copy_from_slice(row);
-            for (flow, &grad) in flow.chunks_exact_mut(QUERIES).zip(row) {
+            along[i] = dot::<A>(row, output.row(place.batch, place.head, place.first + i));
+            highest[i] = sums[(place.batch * queries + place.first + i) * heads + place.head];
+            flow_rows[i * blocks(values)..].as_flattened_mut()[..values].copy_from_slice(row);
+            for (flow, &grad) in flow.iter_mut().zip(row) {
                 flow[i] = grad;
             }
-            for (to, from) in query_rows[i * padded(width)..].iter_mut().zip(block.queries.chunks_exact(QUERIES)) {
+            for (to, from) in query_rows[i * blocks(width)..].as_flattened_mut().iter_mut().zip(&block.queries) {
                 *to = from[i];
             }
         }
-        let mut along = A::splat(0.0);
-        for (flow, output) in flow.chunks_exact(QUERIES).zip(block.output.chunks_exact(QUERIES)) {
-            along = A::mul_add(A::load(flow), A::load(output), along);
-        }
-
-        let mut by_queries = vec![0.0; width * QUERIES];
-        let (highest, share) = (A::load(&block.highest), A::load(&block.share));
-        let mut weights = [0.0; KEYS * QUERIES];
-        let mut slopes = [0.0; KEYS * QUERIES];
+        let mut by_queries = vec![[0.0; QUERIES]; width];
+        let (highest, along) = (A::get(&highest), A::get(&along));
+        let mut weights = [[0.0; QUERIES]; KEYS];
+        let mut slopes = [[0.0; QUERIES]; KEYS];
         for (first, count, sight) in block.seen(inputs) {
-            let (weights, slopes) = (&mut weights[..count * QUERIES], &mut slopes[..count * QUERIES]);
+            let (weights, slopes) = (&mut weights[..count], &mut slopes[..count]);
             block.scores::<A>(inputs, k, first, sight, weights);
             zip_all::<A>(weights, highest, A::sub);
             exp_all::<A>(weights);
             scores::<A>(v, first, &flow, slopes);
-            for (weight, slope) in weights.chunks_exact_mut(QUERIES).zip(slopes.chunks_exact_mut(QUERIES)) {
-                let share = A::mul(A::load(weight), share);
-                let apart = A::sub(A::load(slope), along);
-                A::store(share, weight);
-                A::store(A::mul(apart, share), slope);
+            for (weight, slope) in weights.iter().zip(slopes.iter_mut()) {
+                A::put(A::mul(A::sub(A::get(slope), along), A::get(weight)), slope);
             }
             give::<A>(weights, &flow_rows, values, &mut by_v[first * values..(first + count) * values]);
             give::<A>(slopes, &query_rows, width, &mut by_k[first * width..(first + count) * width]);
@@ -109,7 +109,7 @@ impl Backward<'_> {
         }
         let rows = &mut by_q[(member * queries + place.first) * width..][..count * width];
         for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-            for (to, from) in row.iter_mut().zip(by_queries.chunks_exact(QUERIES)) {
+            for (to, from) in row.iter_mut().zip(&by_queries) {
                 *to = from[i] * inputs.inputs.scale;
             }
         }

@@ -7,7 +7,7 @@ pub use backward::backward;
 
 use rayon::prelude::*;
 
-use self::tile::{KEYS, Keys, QUERIES, exp_all, scores, take, zip_all};
+use self::tile::{Column, KEYS, Keys, QUERIES, exp_all, scores, take, zip_all};
 use crate::simd::{Arithmetic, Kernel, LANES, axpy, dispatch, dot, exp};
 use crate::threads::for_each;
 use crate::view::View;
@@ -175,14 +175,36 @@ pub fn forward(inputs: Inputs<'_>) -> Vec<f32> {
         });
         return output;
     }
-    let mut tasks = Vec::with_capacity(batch * queries.div_ceil(QUERIES));
-    for (batch, output) in output.chunks_mut((heads * queries * values).max(1)).enumerate() {
-        tasks.extend(output.chunks_mut((QUERIES * heads * values).max(1)).enumerate().map(|(n, output)| (batch, n * QUERIES, output)));
-    }
-    for_each(tasks.into_par_iter(), inputs.multiplications(), |(batch, first, output)| {
-        dispatch(Many { inputs: &inputs, batch, first, output });
-    });
+    by_blocks(&inputs, &mut output, &mut []);
     output
+}
+
+/// What the backward pass wants kept: the output, `[B, Tq, H, V]` always, and `log(sum_j exp(score_j))` of each query, `[B, Tq, H]`.
+///
+/// # Panics
+/// If shapes do not fit.
+pub fn forward_for_backward(inputs: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
+    let inputs = Prepared::new(inputs);
+    let Dims { batch, heads, queries, values, .. } = inputs.dims;
+    let mut output = vec![0.0; batch * heads * queries * values];
+    let mut sums = vec![0.0; batch * heads * queries];
+    by_blocks(&inputs, &mut output, &mut sums);
+    (output, sums)
+}
+
+/// Blocks of queries; `sums` may be empty.
+fn by_blocks(inputs: &Prepared<'_>, output: &mut [f32], sums: &mut [f32]) {
+    let Dims { heads, queries, values, .. } = inputs.dims;
+    let mut tasks = Vec::new();
+    let mut sums = sums.chunks_mut((heads * queries).max(1));
+    for (batch, output) in output.chunks_mut((heads * queries * values).max(1)).enumerate() {
+        let mut sums = sums.next().unwrap_or_default().chunks_mut((QUERIES * heads).max(1));
+        let blocks = output.chunks_mut((QUERIES * heads * values).max(1)).enumerate();
+        tasks.extend(blocks.map(|(n, output)| (batch, n * QUERIES, output, sums.next().unwrap_or_default())));
+    }
+    for_each(tasks.into_par_iter(), inputs.multiplications(), |(batch, first, output, sums)| {
+        dispatch(Many { inputs, batch, first, output, sums });
+    });
 }
 
 /// Where a block of queries stands.
@@ -202,6 +224,8 @@ struct Many<'a> {
     first: usize,
     /// `[queries, H, V]`.
     output: &'a mut [f32],
+    /// `[queries, H]`, or nothing.
+    sums: &'a mut [f32],
 }
 
 impl Kernel for Many<'_> {
@@ -213,8 +237,12 @@ impl Kernel for Many<'_> {
             let place = Place { batch: self.batch, head, group: head / (heads / groups), first: self.first };
             let mut block = Block::new(self.inputs, place, count);
             block.attend::<A>(self.inputs);
+            for (i, sums) in self.sums.chunks_exact_mut(heads).enumerate() {
+                // No key was seen: no weight is to come of it.
+                sums[head] = if block.share[i] == 0.0 { f32::INFINITY } else { block.highest[i] - block.share[i].ln() };
+            }
             for (i, output) in self.output.chunks_exact_mut(heads * values).enumerate() {
-                for (output, column) in output[head * values..].iter_mut().zip(block.output.chunks_exact(QUERIES)) {
+                for (output, column) in output[head * values..].iter_mut().zip(&block.output) {
                     *output = column[i];
                 }
             }
@@ -222,20 +250,20 @@ impl Kernel for Many<'_> {
     }
 }
 
-/// A block of queries on its way through the keys. Matrices are `[.., QUERIES]`.
+/// A block of queries on its way through the keys.
 struct Block {
     place: Place,
     /// Number of queries, at most [`QUERIES`].
     count: usize,
     /// The queries times the scale, `D` columns.
-    queries: Vec<f32>,
+    queries: Vec<Column>,
     positions: [i32; QUERIES],
     /// `V` columns.
-    output: Vec<f32>,
+    output: Vec<Column>,
     /// Highest score of each query.
-    highest: [f32; QUERIES],
+    highest: Column,
     /// One over the sum of `exp(score - highest)`.
-    share: [f32; QUERIES],
+    share: Column,
 }
 
 impl Block {
@@ -245,19 +273,22 @@ impl Block {
         let last = place.first + count - 1;
         let columns = inputs.keys(place.batch);
         // Lanes without a query repeat the last position, and have zeros for a query.
-        let positions = std::array::from_fn(|i| columns[keys - queries + (place.first + i).min(last)]);
+        let mut positions = [0; QUERIES];
+        for (i, position) in positions.iter_mut().enumerate() {
+            *position = columns[keys - queries + (place.first + i).min(last)];
+        }
         let mut block = Self {
             place,
             count,
-            queries: vec![0.0; width * QUERIES],
+            queries: vec![[0.0; QUERIES]; width],
             positions,
-            output: vec![0.0; values * QUERIES],
+            output: vec![[0.0; QUERIES]; values],
             highest: [LOWEST; QUERIES],
             share: [0.0; QUERIES],
         };
         let view = inputs.inputs.q;
         for i in 0..count {
-            for (column, q) in block.queries.chunks_exact_mut(QUERIES).zip(view.row(place.batch, place.head, place.first + i)) {
+            for (column, q) in block.queries.iter_mut().zip(view.row(place.batch, place.head, place.first + i)) {
                 column[i] = q * inputs.inputs.scale;
             }
         }
@@ -277,13 +308,13 @@ impl Block {
 
     /// Scores of the keys from `first` on, hidden ones at minus infinity.
     #[inline(always)]
-    fn scores<A: Arithmetic>(&self, inputs: &Prepared<'_>, keys: Keys, first: usize, sight: Sight, out: &mut [f32]) {
+    fn scores<A: Arithmetic>(&self, inputs: &Prepared<'_>, keys: Keys, first: usize, sight: Sight, out: &mut [Column]) {
         scores::<A>(keys, first, &self.queries, out);
         if sight == Sight::Some {
             let positions = &inputs.keys(self.place.batch)[first..];
-            for (out, &key) in out.chunks_exact_mut(QUERIES).zip(positions) {
-                for (out, &query) in out.iter_mut().zip(&self.positions) {
-                    *out = if inputs.sees(query, key) { *out } else { HIDDEN };
+            for (out, &key) in out.iter_mut().zip(positions) {
+                for i in 0..QUERIES {
+                    out[i] = if inputs.sees(self.positions[i], key) { out[i] } else { HIDDEN };
                 }
             }
         }
@@ -293,34 +324,36 @@ impl Block {
     #[inline(always)]
     fn attend<A: Arithmetic>(&mut self, inputs: &Prepared<'_>) {
         let [keys, values] = inputs.group(self.place.batch, self.place.group);
-        let mut weights = [0.0; KEYS * QUERIES];
+        let mut weights = [[0.0; QUERIES]; KEYS];
         let mut total = A::splat(0.0);
         for (first, count, sight) in self.seen(inputs) {
-            let weights = &mut weights[..count * QUERIES];
+            let weights = &mut weights[..count];
             self.scores::<A>(inputs, keys, first, sight, weights);
-            let before = A::load(&self.highest);
+            let before = A::get(&self.highest);
             let mut highest = before;
-            for weight in weights.chunks_exact(QUERIES) {
-                highest = A::max(A::load(weight), highest);
+            for weight in weights.iter() {
+                highest = A::max(A::get(weight), highest);
             }
-            let mut fade = [0.0; QUERIES];
-            A::store(A::sub(before, highest), &mut fade);
+            let mut fade = [[0.0; QUERIES]];
+            A::put(A::sub(before, highest), &mut fade[0]);
             exp_all::<A>(&mut fade);
-            let fade = A::load(&fade);
-            A::store(highest, &mut self.highest);
+            let fade = A::get(&fade[0]);
+            A::put(highest, &mut self.highest);
             zip_all::<A>(weights, highest, A::sub);
             exp_all::<A>(weights);
             total = A::mul(total, fade);
-            for weight in weights.chunks_exact(QUERIES) {
-                total = A::add(total, A::load(weight));
+            for weight in weights.iter() {
+                total = A::add(total, A::get(weight));
             }
             zip_all::<A>(&mut self.output, fade, A::mul);
             take::<A>(values, first, weights, &mut self.output);
         }
-        A::store(total, &mut self.share);
+        A::put(total, &mut self.share);
         // Where no key was seen the output is 0.
-        self.share = self.share.map(|total| if total == 0.0 { 0.0 } else { 1.0 / total });
-        zip_all::<A>(&mut self.output, A::load(&self.share), A::mul);
+        for share in &mut self.share {
+            *share = if *share == 0.0 { 0.0 } else { 1.0 / *share };
+        }
+        zip_all::<A>(&mut self.output, A::get(&self.share), A::mul);
     }
 }
 

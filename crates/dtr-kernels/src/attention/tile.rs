@@ -1,7 +1,7 @@
 //! Products of a block of queries with a block of keys, the queries side by side in the lanes.
 //!
 //! A row of keys or values is read number by number and multiplied with all queries at once. So nothing is padded, copied or
-//! summed across lanes, whatever the head width. A matrix `[n, QUERIES]` is a slice of `n * QUERIES` numbers.
+//! summed across lanes, whatever the head width. Lengths of rows are part of their type: a loop over them has nothing to check.
 
 use crate::simd::{Arithmetic, LANES, exp};
 use crate::view::View;
@@ -9,24 +9,40 @@ use crate::view::View;
 /// Queries in a block: one a lane.
 pub(super) const QUERIES: usize = LANES;
 
+/// One number for each query; a slice of them is a matrix.
+pub(super) type Column = [f32; QUERIES];
+
 /// Keys in a block.
 pub(super) const KEYS: usize = 64;
 
-/// Key rows, or columns of them, whose sums are in registers at a time.
-const HELD: usize = 4;
+/// Cuts `count` rows into steps of as many rows as have room for their sums in registers.
+#[inline(always)]
+fn steps(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let step = match count - start {
+            0 => return None,
+            6.. => 6,
+            4.. => 4,
+            _ => 1,
+        };
+        start += step;
+        Some((start - step, step))
+    })
+}
 
 /// Each row of `rows` combined with `other`.
 #[inline(always)]
-pub(super) fn zip_all<A: Arithmetic>(rows: &mut [f32], other: A::Lanes, f: impl Fn(A::Lanes, A::Lanes) -> A::Lanes + Copy) {
-    for row in rows.chunks_exact_mut(QUERIES) {
-        A::store(f(A::load(row), other), row);
+pub(super) fn zip_all<A: Arithmetic>(rows: &mut [Column], other: A::Lanes, f: impl Fn(A::Lanes, A::Lanes) -> A::Lanes + Copy) {
+    for row in rows {
+        A::put(f(A::get(row), other), row);
     }
 }
 
 /// `exp`, number by number.
 #[inline(always)]
-pub(super) fn exp_all<A: Arithmetic>(numbers: &mut [f32]) {
-    for number in numbers {
+pub(super) fn exp_all<A: Arithmetic>(rows: &mut [Column]) {
+    for number in rows.as_flattened_mut() {
         *number = exp::<A>(*number);
     }
 }
@@ -49,110 +65,110 @@ impl<'a> Keys<'a> {
 
 /// `out[j] = sum_d keys[first + j][d] columns[d]`: each key with all queries.
 #[inline(always)]
-pub(super) fn scores<A: Arithmetic>(keys: Keys, first: usize, columns: &[f32], out: &mut [f32]) {
-    let mut j = first;
-    let mut held = out.chunks_exact_mut(HELD * QUERIES);
-    for out in &mut held {
-        scores_of::<A, HELD>(std::array::from_fn(|m| keys.row(j + m)), columns, out);
-        j += HELD;
-    }
-    for out in held.into_remainder().chunks_exact_mut(QUERIES) {
-        scores_of::<A, 1>([keys.row(j)], columns, out);
-        j += 1;
+pub(super) fn scores<A: Arithmetic>(keys: Keys, first: usize, columns: &[Column], out: &mut [Column]) {
+    for (j, step) in steps(out.len()) {
+        let (first, out) = (first + j, &mut out[j..j + step]);
+        match step {
+            6 => scores_of::<A, 6>(keys, first, columns, out),
+            4 => scores_of::<A, 4>(keys, first, columns, out),
+            _ => scores_of::<A, 1>(keys, first, columns, out),
+        }
     }
 }
 
 #[inline(always)]
-fn scores_of<A: Arithmetic, const M: usize>(keys: [&[f32]; M], columns: &[f32], out: &mut [f32]) {
-    let width = columns.len() / QUERIES;
-    let keys = keys.map(|key| &key[..width]);
+fn scores_of<A: Arithmetic, const M: usize>(keys: Keys, first: usize, columns: &[Column], out: &mut [Column]) {
+    let mut rows = [&[][..]; M];
+    for (m, row) in rows.iter_mut().enumerate() {
+        *row = &keys.row(first + m)[..columns.len()];
+    }
     let mut sums = [A::splat(0.0); M];
-    for (d, column) in columns.chunks_exact(QUERIES).enumerate() {
-        let column = A::load(column);
+    for d in 0..columns.len() {
+        let column = A::get(&columns[d]);
         for m in 0..M {
-            sums[m] = A::mul_add(A::splat(keys[m][d]), column, sums[m]);
+            sums[m] = A::mul_add(A::splat(rows[m][d]), column, sums[m]);
         }
     }
-    for (out, sum) in out.chunks_exact_mut(QUERIES).zip(sums) {
-        A::store(sum, out);
+    for m in 0..M {
+        A::put(sums[m], &mut out[m]);
     }
 }
 
 /// `columns[c] += sum_j weights[j] values[first + j][c]`: what each query takes of the values.
 #[inline(always)]
-pub(super) fn take<A: Arithmetic>(values: Keys, first: usize, weights: &[f32], columns: &mut [f32]) {
-    let mut c = 0;
-    let mut held = columns.chunks_exact_mut(HELD * QUERIES);
-    for columns in &mut held {
-        take_of::<A, HELD>(values, first, c, weights, columns);
-        c += HELD;
-    }
-    for columns in held.into_remainder().chunks_exact_mut(QUERIES) {
-        take_of::<A, 1>(values, first, c, weights, columns);
-        c += 1;
+pub(super) fn take<A: Arithmetic>(values: Keys, first: usize, weights: &[Column], columns: &mut [Column]) {
+    for (c, step) in steps(columns.len()) {
+        let columns = &mut columns[c..c + step];
+        match step {
+            6 => take_of::<A, 6>(values, first, c, weights, columns),
+            4 => take_of::<A, 4>(values, first, c, weights, columns),
+            _ => take_of::<A, 1>(values, first, c, weights, columns),
+        }
     }
 }
 
 #[inline(always)]
-fn take_of<A: Arithmetic, const M: usize>(values: Keys, first: usize, c: usize, weights: &[f32], columns: &mut [f32]) {
+fn take_of<A: Arithmetic, const M: usize>(values: Keys, first: usize, c: usize, weights: &[Column], columns: &mut [Column]) {
     let mut sums = [A::splat(0.0); M];
-    for (sum, column) in sums.iter_mut().zip(columns.chunks_exact(QUERIES)) {
-        *sum = A::load(column);
+    for m in 0..M {
+        sums[m] = A::get(&columns[m]);
     }
-    for (j, weight) in weights.chunks_exact(QUERIES).enumerate() {
-        let value = &values.row(first + j)[c..c + M];
-        let weight = A::load(weight);
+    for (j, weight) in weights.iter().enumerate() {
+        let value: &[f32; M] = values.row(first + j)[c..].first_chunk().expect("as many columns as values");
+        let weight = A::get(weight);
         for m in 0..M {
             sums[m] = A::mul_add(A::splat(value[m]), weight, sums[m]);
         }
     }
-    for (column, sum) in columns.chunks_exact_mut(QUERIES).zip(sums) {
-        A::store(sum, column);
+    for m in 0..M {
+        A::put(sums[m], &mut columns[m]);
     }
 }
 
 /// `out[j][c] += sum_i weights[j][i] queries[i][c]`: what each key gets from the queries.
 ///
-/// `queries` has [`QUERIES`] rows of [`padded`] width, `out` has rows of `width`.
+/// `queries` has [`QUERIES`] rows of [`blocks`] `* LANES` numbers, `out` has rows of `width`.
 #[inline(always)]
-pub(super) fn give<A: Arithmetic>(weights: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
-    let whole = weights.len() / (HELD * QUERIES) * HELD;
-    let (many, rest) = out.split_at_mut(whole * width);
-    let (many_weights, rest_weights) = weights.split_at(whole * QUERIES);
-    for (weights, out) in many_weights.chunks_exact(HELD * QUERIES).zip(many.chunks_exact_mut(HELD * width)) {
-        give_of::<A, HELD>(weights, queries, width, out);
-    }
-    for (weights, out) in rest_weights.chunks_exact(QUERIES).zip(rest.chunks_exact_mut(width)) {
-        give_of::<A, 1>(weights, queries, width, out);
+pub(super) fn give<A: Arithmetic>(weights: &[Column], queries: &[[f32; LANES]], width: usize, out: &mut [f32]) {
+    for (j, step) in steps(weights.len()) {
+        let (weights, out) = (&weights[j..j + step], &mut out[j * width..(j + step) * width]);
+        match step {
+            6 => give_of::<A, 6>(weights, queries, width, out),
+            4 => give_of::<A, 4>(weights, queries, width, out),
+            _ => give_of::<A, 1>(weights, queries, width, out),
+        }
     }
 }
 
 #[inline(always)]
-fn give_of<A: Arithmetic, const M: usize>(weights: &[f32], queries: &[f32], width: usize, out: &mut [f32]) {
-    let weights = &weights[..M * QUERIES];
-    let stride = padded(width);
-    for c in (0..width).step_by(QUERIES) {
+fn give_of<A: Arithmetic, const M: usize>(weights: &[Column], queries: &[[f32; LANES]], width: usize, out: &mut [f32]) {
+    let weights: &[Column; M] = weights.first_chunk().expect("as many rows as a step has");
+    let blocks = blocks(width);
+    let queries = &queries[..QUERIES * blocks];
+    for block in 0..blocks {
         let mut sums = [A::splat(0.0); M];
-        for (i, query) in queries.chunks_exact(stride).enumerate().take(QUERIES) {
-            let query = A::load(&query[c..]);
+        for i in 0..QUERIES {
+            let query = A::get(&queries[i * blocks + block]);
             for m in 0..M {
-                sums[m] = A::mul_add(A::splat(weights[m * QUERIES + i]), query, sums[m]);
+                sums[m] = A::mul_add(A::splat(weights[m][i]), query, sums[m]);
             }
         }
-        for (m, sum) in sums.into_iter().enumerate() {
-            let out = &mut out[m * width + c..(m + 1) * width];
-            if out.len() >= QUERIES {
-                A::store(A::add(A::load(out), sum), out);
+        for m in 0..M {
+            let out = &mut out[m * width + block * LANES..(m + 1) * width];
+            if out.len() >= LANES {
+                A::store(A::add(A::load(out), sums[m]), out);
             } else {
-                let mut stored = [0.0; QUERIES];
-                A::store(sum, &mut stored);
-                out.iter_mut().zip(stored).for_each(|(out, sum)| *out += sum);
+                let mut stored = [0.0; LANES];
+                A::put(sums[m], &mut stored);
+                for (out, sum) in out.iter_mut().zip(stored) {
+                    *out += sum;
+                }
             }
         }
     }
 }
 
-/// Width of a row in the queries that [`give`] reads.
-pub(super) fn padded(width: usize) -> usize {
-    width.next_multiple_of(QUERIES)
+/// Blocks of lanes in a row of the queries that [`give`] reads.
+pub(super) fn blocks(width: usize) -> usize {
+    width.div_ceil(LANES)
 }

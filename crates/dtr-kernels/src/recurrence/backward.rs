@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::registers::{axpy, fold, load, minus, overlap, part, scaled, store, write, zero};
-use super::{CHANNEL, Decay, HEAD, Head, Inputs, NONE, blocks, compiled, faded};
+use super::registers::{Stored, axpy, fold, load, minus, overlap, part, scaled, store, write, zero};
+use super::{CHANNEL, Decay, HEAD, Head, Inputs, NONE, blocks, by_row, dispatch_compiled, faded};
 use crate::simd::{Arithmetic, Kernel, LANES, dispatch};
 use crate::threads::for_each;
 use crate::view::View;
@@ -15,8 +15,8 @@ use crate::view::View;
 /// Tokens between two checkpoints of the state.
 const CHUNK: usize = 16;
 
-/// Numbers between two states of a chunk. Without them they would often be a power of two apart, and share places in the cache.
-const APART: usize = LANES;
+/// Rows between two states of a chunk. Without them they would often be a power of two apart, and share places in the cache.
+const APART: usize = 1;
 
 /// Gradients of the inputs, in their shapes; `g` and `beta` are empty where there were none.
 #[derive(Debug)]
@@ -43,7 +43,14 @@ pub fn backward(inputs: &Inputs<'_>, grad: View<'_, 4>) -> Grads {
     let cut = |grads, i: usize| heads_of(grads, by_head[i], batch * heads);
     let tasks = (cut(q, 0), cut(k, 1), cut(v, 2), cut(g, 3), cut(beta, 4), cut(state, 5)).into_par_iter().enumerate();
     for_each(tasks, inputs.multiplications() * 4, |(index, (q, k, v, g, beta, state))| {
-        dispatch(Backward { head: inputs.head(index), grad, by_q: q, by_k: k, by_v: v, by_g: g, by_beta: beta, by_state: state });
+        let head = inputs.head(index);
+        let mut task = Backward { head, grad, by_q: q, by_k: k, by_v: v, by_g: g, by_beta: beta, by_state: state };
+        let mut decays = vec![0.0; head.time * head.decays()];
+        head.fill_decays(0, &mut decays);
+        for (registers, column) in blocks(head.values) {
+            let (task, decays) = (&mut task, &decays);
+            dispatch_compiled!(Columns(registers, head.inputs.decay(), head.inputs.beta.is_some()) { task, decays, column });
+        }
     });
     let [q, k, v, g, beta, state] = grads;
     Grads { q, k, v, g, beta: if inputs.beta.is_some() { beta } else { Vec::new() }, state }
@@ -68,34 +75,37 @@ struct Backward<'a> {
     by_state: &'a mut [f32],
 }
 
-impl Kernel for Backward<'_> {
+/// A block of its columns.
+struct Columns<'a, 'b, const R: usize, const DECAY: Decay, const DELTA: bool> {
+    task: &'a mut Backward<'b>,
+    /// Of all tokens.
+    decays: &'a [f32],
+    column: usize,
+}
+
+impl<const R: usize, const DECAY: Decay, const DELTA: bool> Kernel for Columns<'_, '_, R, DECAY, DELTA> {
     #[inline(always)]
-    fn run<A: Arithmetic>(mut self) {
-        let head = self.head;
-        let mut decays = vec![0.0; head.time * head.decays()];
-        head.fill_decays::<A>(0, &mut decays);
-        for (registers, column) in blocks(head.values) {
-            compiled!(columns(registers, head.inputs.decay(), head.inputs.beta.is_some())(&mut self, &decays, column));
-        }
+    fn run<A: Arithmetic>(self) {
+        columns::<A, R, DECAY, DELTA>(self.task, self.decays, self.column);
     }
 }
 
 /// What the tokens of one chunk saw.
-struct Seen<'a> {
+struct Seen<'a, const R: usize> {
     head: Head<'a>,
     /// Of all tokens.
     decays: &'a [f32],
     column: usize,
     /// The state in front of each token and behind the last, a stride apart.
-    states: Vec<f32>,
+    states: Vec<Stored<R>>,
     stride: usize,
     /// What the delta rule subtracts from `v` at each token.
-    recalled: Vec<f32>,
+    recalled: Vec<Stored<R>>,
     /// `u` of each token.
-    written: Vec<f32>,
+    written: Vec<Stored<R>>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a, const R: usize> Seen<'a, R> {
     #[inline(always)]
     fn decays(&self, t: usize) -> &'a [f32] {
         let width = self.head.decays();
@@ -104,30 +114,31 @@ impl<'a> Seen<'a> {
 
     /// Recomputes `count` tokens from `start` on, from the state that stands in front.
     #[inline(always)]
-    fn fill<A: Arithmetic, const R: usize, const DECAY: Decay, const DELTA: bool>(&mut self, start: usize, count: usize) {
-        let (head, row, size) = (self.head, R * LANES, self.head.width * R * LANES);
+    fn fill<A: Arithmetic, const DECAY: Decay, const DELTA: bool>(&mut self, start: usize, count: usize) {
+        let (head, width) = (self.head, self.head.width);
         for n in 0..count {
             let t = start + n;
-            let decays = self.decays(t);
-            let (old, new) = self.states[n * self.stride..(n + 1) * self.stride + size].split_at_mut(self.stride);
+            let (k, decays) = (&head.k(t)[..width], by_row::<DECAY>(self.decays(t), width));
+            let (old, new) = self.states[n * self.stride..(n + 1) * self.stride + width].split_at_mut(self.stride);
+            let (old, new) = (&old[..width], &mut new[..width]);
             let mut u = part::<A, R>(head.v(t), self.column);
             if DELTA {
                 let mut recalled = zero::<A, R>();
-                for (d, (old, &k)) in old.chunks_exact(row).zip(head.k(t)).enumerate() {
-                    let k = if DECAY == CHANNEL { k * decays[d] } else { k };
-                    recalled = axpy::<A, R>(k, load::<A, R>(old), recalled);
+                for d in 0..width {
+                    let k = if DECAY == CHANNEL { k[d] * decays[d] } else { k[d] };
+                    recalled = axpy::<A, R>(k, load::<A, R>(&old[d]), recalled);
                 }
                 if DECAY == HEAD {
                     recalled = scaled::<A, R>(decays[0], recalled);
                 }
-                store::<A, R>(recalled, &mut self.recalled[n * row..(n + 1) * row]);
+                store::<A, R>(recalled, &mut self.recalled[n]);
                 u = scaled::<A, R>(head.beta(t), minus::<A, R>(u, recalled));
             }
-            store::<A, R>(u, &mut self.written[n * row..(n + 1) * row]);
-            for (d, ((old, new), &k)) in old.chunks_exact(row).zip(new.chunks_exact_mut(row)).zip(head.k(t)).enumerate() {
-                let old = load::<A, R>(old);
+            store::<A, R>(u, &mut self.written[n]);
+            for d in 0..width {
+                let old = load::<A, R>(&old[d]);
                 let old = if DECAY == NONE { old } else { scaled::<A, R>(faded::<DECAY>(decays, d), old) };
-                store::<A, R>(axpy::<A, R>(k, u, old), new);
+                store::<A, R>(axpy::<A, R>(k[d], u, old), &mut new[d]);
             }
         }
     }
@@ -137,77 +148,76 @@ impl<'a> Seen<'a> {
 #[inline(always)]
 fn columns<A: Arithmetic, const R: usize, const DECAY: Decay, const DELTA: bool>(task: &mut Backward<'_>, decays: &[f32], column: usize) {
     let (head, grad) = (task.head, task.grad);
-    let (time, width, values, row) = (head.time, head.width, head.values, R * LANES);
-    let (chunk, size) = (CHUNK.min(time).max(1), width * row);
-    let stride = size + APART;
-    let mut seen = Seen {
+    let (time, width, values) = (head.time, head.width, head.values);
+    let (chunk, stride, none) = (CHUNK.min(time).max(1), width + APART, [[0.0; LANES]; R]);
+    let mut seen = Seen::<R> {
         head,
         decays,
         column,
-        states: vec![0.0; (chunk + 1) * stride],
+        states: vec![none; (chunk + 1) * stride],
         stride,
-        recalled: vec![0.0; chunk * row],
-        written: vec![0.0; chunk * row],
+        recalled: vec![none; chunk],
+        written: vec![none; chunk],
     };
-    for (d, state) in seen.states[..size].chunks_exact_mut(row).enumerate() {
+    for (d, state) in seen.states[..width].iter_mut().enumerate() {
         store::<A, R>(part::<A, R>(head.state(d), column), state);
     }
-    let mut checkpoints = Vec::with_capacity(time.div_ceil(chunk) * size);
+    let mut checkpoints = Vec::with_capacity(time.div_ceil(chunk) * width);
     for start in (0..time).step_by(chunk) {
-        checkpoints.extend_from_slice(&seen.states[..size]);
-        seen.fill::<A, R, DECAY, DELTA>(start, chunk.min(time - start));
+        checkpoints.extend_from_slice(&seen.states[..width]);
+        seen.fill::<A, DECAY, DELTA>(start, chunk.min(time - start));
         if start + chunk < time {
-            seen.states.copy_within(chunk * stride..chunk * stride + size, 0);
+            seen.states.copy_within(chunk * stride..chunk * stride + width, 0);
         }
     }
-    let mut flow = vec![0.0; size];
-    for (d, flow) in flow.chunks_exact_mut(row).enumerate() {
+    let mut flow = vec![none; width];
+    for (d, flow) in flow.iter_mut().enumerate() {
         store::<A, R>(part::<A, R>(grad.row(head.batch, head.number, time + d), column), flow);
     }
-    let mut sums = vec![0.0; 3 * LANES * width];
+    let mut sums = vec![[[0.0; LANES]; 3]; width];
     for start in (0..time).step_by(chunk).rev() {
         let count = chunk.min(time - start);
         // The last chunk has just been filled.
         if start + chunk < time {
-            let first = start / chunk * size;
-            seen.states[..size].copy_from_slice(&checkpoints[first..first + size]);
-            seen.fill::<A, R, DECAY, DELTA>(start, count);
+            let first = start / chunk * width;
+            seen.states[..width].copy_from_slice(&checkpoints[first..first + width]);
+            seen.fill::<A, DECAY, DELTA>(start, count);
         }
         for n in (0..count).rev() {
             token::<A, R, DECAY, DELTA>(task, &seen, start + n, n, &mut flow, &mut sums);
         }
     }
-    for (flow, to) in flow.chunks_exact(row).zip(task.by_state.chunks_exact_mut(values.max(1))) {
+    for (flow, to) in flow.iter().zip(task.by_state.chunks_exact_mut(values.max(1))) {
         write::<A, R>(load::<A, R>(flow), to, column);
     }
 }
 
 /// Token `t`, the `n`-th of its chunk: `flow` comes in as the gradient of the state behind it and leaves as that of the state in front.
 ///
-/// `sums [D, 3 LANES]` is room for sums across lanes, which are cheaper taken together.
+/// `sums [D]` is room for sums across lanes by `q`, `k` and `g`, which are cheaper taken together.
 #[inline(always)]
 fn token<A: Arithmetic, const R: usize, const DECAY: Decay, const DELTA: bool>(
     task: &mut Backward<'_>,
-    seen: &Seen<'_>,
+    seen: &Seen<'_, R>,
     t: usize,
     n: usize,
-    flow: &mut [f32],
-    sums: &mut [f32],
+    flow: &mut [Stored<R>],
+    sums: &mut [Stored<3>],
 ) {
-    let (head, column, row) = (task.head, seen.column, R * LANES);
-    let (width, values) = (head.width, head.values);
-    let (q, k, decays) = (head.q(t), head.k(t), seen.decays(t));
+    let (head, column, width) = (task.head, seen.column, flow.len());
+    let values = head.values;
+    let (q, k, decays) = (&head.q(t)[..width], &head.k(t)[..width], by_row::<DECAY>(seen.decays(t), width));
     let output = part::<A, R>(task.grad.row(head.batch, head.number, t), column);
-    let u = load::<A, R>(&seen.written[n * row..]);
+    let u = load::<A, R>(&seen.written[n]);
 
     let mut by_u = zero::<A, R>();
-    for ((flow, &q), &k) in flow.chunks_exact_mut(row).zip(q).zip(k) {
-        let new = axpy::<A, R>(q, output, load::<A, R>(flow));
-        by_u = axpy::<A, R>(k, new, by_u);
-        store::<A, R>(new, flow);
+    for d in 0..width {
+        let new = axpy::<A, R>(q[d], output, load::<A, R>(&flow[d]));
+        by_u = axpy::<A, R>(k[d], new, by_u);
+        store::<A, R>(new, &mut flow[d]);
     }
     if DELTA {
-        let missed = minus::<A, R>(part::<A, R>(head.v(t), column), load::<A, R>(&seen.recalled[n * row..]));
+        let missed = minus::<A, R>(part::<A, R>(head.v(t), column), load::<A, R>(&seen.recalled[n]));
         task.by_beta[t] += overlap::<A, R>(by_u, missed);
         by_u = scaled::<A, R>(head.beta(t), by_u);
     }
@@ -216,21 +226,21 @@ fn token<A: Arithmetic, const R: usize, const DECAY: Decay, const DELTA: bool>(
 
     // One sum a register, so that a row need not wait for the one before.
     let mut total = zero::<A, R>();
-    let states = seen.states[n * seen.stride..].chunks_exact(row);
-    for (d, (((flow, state), &k), sums)) in flow.chunks_exact_mut(row).zip(states).zip(k).zip(sums.chunks_exact_mut(3 * LANES)).enumerate()
-    {
+    let states = &seen.states[n * seen.stride..][..width];
+    let sums = &mut sums[..width];
+    for d in 0..width {
         let decay = faded::<DECAY>(decays, d);
-        let (mut behind, mut before) = (load::<A, R>(flow), load::<A, R>(state));
+        let (mut behind, mut before) = (load::<A, R>(&flow[d]), load::<A, R>(&states[d]));
         if DECAY != NONE {
             before = scaled::<A, R>(decay, before);
         }
         let mut by_k = fold::<A, R>(behind, u, A::splat(0.0));
-        A::store(fold::<A, R>(before, output, A::splat(0.0)), sums);
+        A::put(fold::<A, R>(before, output, A::splat(0.0)), &mut sums[d][0]);
         if DELTA {
             by_k = fold::<A, R>(before, taken, by_k);
-            behind = axpy::<A, R>(k, taken, behind);
+            behind = axpy::<A, R>(k[d], taken, behind);
         }
-        A::store(by_k, &mut sums[LANES..]);
+        A::put(by_k, &mut sums[d][1]);
         match DECAY {
             NONE => {}
             HEAD => {
@@ -238,28 +248,44 @@ fn token<A: Arithmetic, const R: usize, const DECAY: Decay, const DELTA: bool>(
                     total[r] = A::mul_add(behind[r], before[r], total[r]);
                 }
             }
-            _ => A::store(fold::<A, R>(behind, before, A::splat(0.0)), &mut sums[2 * LANES..]),
+            _ => A::put(fold::<A, R>(behind, before, A::splat(0.0)), &mut sums[d][2]),
         }
         if DECAY != NONE {
             behind = scaled::<A, R>(decay, behind);
         }
         if DECAY != NONE || DELTA {
-            store::<A, R>(behind, flow);
+            store::<A, R>(behind, &mut flow[d]);
         }
     }
     let own = overlap::<A, R>(u, output);
     let (by_q, by_k) = (&mut task.by_q[t * width..(t + 1) * width], &mut task.by_k[t * width..(t + 1) * width]);
-    for (((sums, &k), by_q), by_k) in sums.chunks_exact(3 * LANES).zip(k).zip(by_q).zip(by_k) {
-        *by_q += A::fused(k, own, A::sum(A::load(sums)));
-        *by_k += A::sum(A::load(&sums[LANES..]));
+    add_sums::<A, 0>(sums, by_q);
+    add_sums::<A, 1>(sums, by_k);
+    for (by_q, &k) in by_q.iter_mut().zip(k) {
+        *by_q = A::fused(k, own, *by_q);
     }
     match DECAY {
         NONE => {}
         HEAD => task.by_g[t] += overlap::<A, R>(total, [A::splat(1.0); R]),
-        _ => {
-            for (by_g, sums) in task.by_g[t * width..(t + 1) * width].iter_mut().zip(sums.chunks_exact(3 * LANES)) {
-                *by_g += A::sum(A::load(&sums[2 * LANES..]));
-            }
+        _ => add_sums::<A, 2>(sums, &mut task.by_g[t * width..(t + 1) * width]),
+    }
+}
+
+/// Adds the sum of the `WHICH`-th register of every row.
+#[inline(always)]
+fn add_sums<A: Arithmetic, const WHICH: usize>(sums: &[Stored<3>], to: &mut [f32]) {
+    let ((eights, rest), (to_eights, to_rest)) = (sums.as_chunks::<8>(), to.as_chunks_mut::<8>());
+    for (rows, to) in eights.iter().zip(to_eights) {
+        let mut registers = [A::splat(0.0); 8];
+        for i in 0..8 {
+            registers[i] = A::get(&rows[i][WHICH]);
         }
+        let sums = A::sums(registers);
+        for i in 0..8 {
+            to[i] += sums[i];
+        }
+    }
+    for (row, to) in rest.iter().zip(to_rest) {
+        *to += A::sum(A::get(&row[WHICH]));
     }
 }

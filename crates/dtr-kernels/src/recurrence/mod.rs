@@ -14,7 +14,7 @@ mod registers;
 pub use backward::{Grads, backward};
 pub use forward::forward;
 
-use crate::simd::{Arithmetic, LANES, exp};
+use crate::simd::{Arithmetic, Kernel, LANES, dispatch, exp};
 use crate::view::View;
 
 /// What enters the recurrence.
@@ -120,13 +120,28 @@ impl<'a> Head<'a> {
     }
 
     /// Writes the decays themselves, not their logarithms, of the tokens from `start` on.
+    fn fill_decays(&self, start: usize, to: &mut [f32]) {
+        if self.inputs.g.is_some() {
+            dispatch(Decays { head: self, start, to });
+        }
+    }
+}
+
+struct Decays<'a> {
+    head: &'a Head<'a>,
+    start: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Decays<'_> {
     #[inline(always)]
-    fn fill_decays<A: Arithmetic>(&self, start: usize, to: &mut [f32]) {
-        if let Some(g) = self.inputs.g {
-            for (n, to) in to.chunks_exact_mut(g.width()).enumerate() {
-                for (to, &g) in to.iter_mut().zip(g.row(self.batch, self.number, start + n)) {
-                    *to = exp::<A>(g);
-                }
+    fn run<A: Arithmetic>(self) {
+        let Self { head, start, to } = self;
+        let width = head.decays();
+        for (n, to) in to.chunks_exact_mut(width).enumerate() {
+            let g = head.inputs.g.map_or(&[][..], |g| g.row(head.batch, head.number, start + n));
+            for (to, &g) in to.iter_mut().zip(g) {
+                *to = exp::<A>(g);
             }
         }
     }
@@ -142,6 +157,16 @@ fn faded<const DECAY: Decay>(decays: &[f32], d: usize) -> f32 {
     }
 }
 
+/// The decays of one token, as many as the kernel reads: said once, it need not be checked at every row.
+#[inline(always)]
+fn by_row<const DECAY: Decay>(decays: &[f32], width: usize) -> &[f32] {
+    match DECAY {
+        NONE => &[],
+        HEAD => &decays[..1],
+        _ => &decays[..width],
+    }
+}
+
 /// Widths of the blocks of columns that a kernel holds at a time, in registers, with the first column of each.
 fn blocks(values: usize) -> impl Iterator<Item = (usize, usize)> {
     let wide = values / (2 * LANES);
@@ -149,23 +174,24 @@ fn blocks(values: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..wide).map(|n| (2, n * 2 * LANES)).chain((0..narrow).map(move |n| (1, (2 * wide + n) * LANES)))
 }
 
-/// Calls a kernel compiled for the number of registers, the decay and the rule.
-macro_rules! compiled {
-    ($call:ident ($registers:expr, $decay:expr, $delta:expr) ($($argument:expr),*)) => {
+/// Dispatches a kernel that is compiled for the number of registers, the decay and the rule. Each is a function of its own: all in one
+/// would be too much for the compiler to keep in registers.
+macro_rules! dispatch_compiled {
+    ($kernel:ident ($registers:expr, $decay:expr, $delta:expr) $fields:tt) => {
         match ($registers, $decay, $delta) {
-            (2, NONE, false) => $call::<A, 2, NONE, false>($($argument),*),
-            (2, HEAD, false) => $call::<A, 2, HEAD, false>($($argument),*),
-            (2, _, false) => $call::<A, 2, CHANNEL, false>($($argument),*),
-            (2, NONE, true) => $call::<A, 2, NONE, true>($($argument),*),
-            (2, HEAD, true) => $call::<A, 2, HEAD, true>($($argument),*),
-            (2, _, true) => $call::<A, 2, CHANNEL, true>($($argument),*),
-            (_, NONE, false) => $call::<A, 1, NONE, false>($($argument),*),
-            (_, HEAD, false) => $call::<A, 1, HEAD, false>($($argument),*),
-            (_, _, false) => $call::<A, 1, CHANNEL, false>($($argument),*),
-            (_, NONE, true) => $call::<A, 1, NONE, true>($($argument),*),
-            (_, HEAD, true) => $call::<A, 1, HEAD, true>($($argument),*),
-            (_, _, true) => $call::<A, 1, CHANNEL, true>($($argument),*),
+            (2, NONE, false) => dispatch($kernel::<2, NONE, false> $fields),
+            (2, HEAD, false) => dispatch($kernel::<2, HEAD, false> $fields),
+            (2, _, false) => dispatch($kernel::<2, CHANNEL, false> $fields),
+            (2, NONE, true) => dispatch($kernel::<2, NONE, true> $fields),
+            (2, HEAD, true) => dispatch($kernel::<2, HEAD, true> $fields),
+            (2, _, true) => dispatch($kernel::<2, CHANNEL, true> $fields),
+            (_, NONE, false) => dispatch($kernel::<1, NONE, false> $fields),
+            (_, HEAD, false) => dispatch($kernel::<1, HEAD, false> $fields),
+            (_, _, false) => dispatch($kernel::<1, CHANNEL, false> $fields),
+            (_, NONE, true) => dispatch($kernel::<1, NONE, true> $fields),
+            (_, HEAD, true) => dispatch($kernel::<1, HEAD, true> $fields),
+            (_, _, true) => dispatch($kernel::<1, CHANNEL, true> $fields),
         }
     };
 }
-use compiled;
+use dispatch_compiled;

@@ -2,7 +2,11 @@
 
 use crate::simd::{Arithmetic, LANES};
 
+/// In registers.
 pub(super) type Row<A, const R: usize> = [<A as Arithmetic>::Lanes; R];
+
+/// In memory. Lengths are part of the type, so that a loop over rows has nothing to check.
+pub(super) type Stored<const R: usize> = [[f32; LANES]; R];
 
 #[inline(always)]
 pub(super) fn zero<A: Arithmetic, const R: usize>() -> Row<A, R> {
@@ -35,7 +39,7 @@ pub(super) fn minus<A: Arithmetic, const R: usize>(mut x: Row<A, R>, y: Row<A, R
     x
 }
 
-/// `x * y + z`, column by column.
+/// `sum_r x[r] * y[r] + z`, lane by lane.
 #[inline(always)]
 pub(super) fn fold<A: Arithmetic, const R: usize>(x: Row<A, R>, y: Row<A, R>, mut z: A::Lanes) -> A::Lanes {
     for r in 0..R {
@@ -51,18 +55,18 @@ pub(super) fn overlap<A: Arithmetic, const R: usize>(x: Row<A, R>, y: Row<A, R>)
 }
 
 #[inline(always)]
-pub(super) fn load<A: Arithmetic, const R: usize>(from: &[f32]) -> Row<A, R> {
+pub(super) fn load<A: Arithmetic, const R: usize>(from: &Stored<R>) -> Row<A, R> {
     let mut row = zero::<A, R>();
-    for (r, register) in row.iter_mut().enumerate() {
-        *register = A::load(&from[r * LANES..]);
+    for r in 0..R {
+        row[r] = A::get(&from[r]);
     }
     row
 }
 
 #[inline(always)]
-pub(super) fn store<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut [f32]) {
-    for (r, register) in row.into_iter().enumerate() {
-        A::store(register, &mut to[r * LANES..]);
+pub(super) fn store<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut Stored<R>) {
+    for r in 0..R {
+        A::put(row[r], &mut to[r]);
     }
 }
 
@@ -70,14 +74,17 @@ pub(super) fn store<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut [f32
 #[inline(always)]
 pub(super) fn part<A: Arithmetic, const R: usize>(from: &[f32], column: usize) -> Row<A, R> {
     let from = &from[column..];
-    if from.len() >= R * LANES {
-        return load::<A, R>(from);
-    }
-    // Only a single register is ever filled in part.
-    let mut padded = [0.0; LANES];
-    padded[..from.len()].copy_from_slice(from);
     let mut row = zero::<A, R>();
-    row[0] = A::load(&padded);
+    if from.len() >= R * LANES {
+        for (r, register) in row.iter_mut().enumerate() {
+            *register = A::load(&from[r * LANES..]);
+        }
+    } else {
+        // Only a single register is ever filled in part.
+        let mut padded = [0.0; LANES];
+        padded[..from.len()].copy_from_slice(from);
+        row[0] = A::get(&padded);
+    }
     row
 }
 
@@ -86,11 +93,19 @@ pub(super) fn part<A: Arithmetic, const R: usize>(from: &[f32], column: usize) -
 pub(super) fn write<A: Arithmetic, const R: usize>(row: Row<A, R>, to: &mut [f32], column: usize) {
     let to = &mut to[column..];
     if to.len() >= R * LANES {
-        store::<A, R>(row, to);
+        for (r, register) in row.into_iter().enumerate() {
+            A::store(register, &mut to[r * LANES..]);
+        }
     } else {
         let mut padded = [0.0; LANES];
-        A::store(row[0], &mut padded);
+        A::put(row[0], &mut padded);
         let count = to.len();
         to.copy_from_slice(&padded[..count]);
     }
+}
+
+/// Numbers as rows of registers.
+#[inline(always)]
+pub(super) fn rows<const R: usize>(numbers: &mut [f32]) -> &mut [Stored<R>] {
+    numbers.as_chunks_mut::<LANES>().0.as_chunks_mut::<R>().0
 }

@@ -34,14 +34,14 @@ impl Arithmetic for Neon {
     }
 
     #[inline(always)]
-    fn load(from: &[f32]) -> Self::Lanes {
-        let from = from[..LANES].as_ptr();
+    fn get(from: &[f32; LANES]) -> Self::Lanes {
+        let from = from.as_ptr();
         unsafe { [vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))] }
     }
 
     #[inline(always)]
-    fn store(x: Self::Lanes, to: &mut [f32]) {
-        let to = to[..LANES].as_mut_ptr();
+    fn put(x: Self::Lanes, to: &mut [f32; LANES]) {
+        let to = to.as_mut_ptr();
         unsafe {
             vst1q_f32(to, x[0]);
             vst1q_f32(to.add(4), x[1]);

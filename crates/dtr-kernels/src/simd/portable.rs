@@ -20,13 +20,13 @@ impl Arithmetic for Portable {
     }
 
     #[inline(always)]
-    fn load(from: &[f32]) -> Self::Lanes {
-        from[..LANES].try_into().expect("as many as lanes")
+    fn get(from: &[f32; LANES]) -> Self::Lanes {
+        *from
     }
 
     #[inline(always)]
-    fn store(x: Self::Lanes, to: &mut [f32]) {
-        to[..LANES].copy_from_slice(&x);
+    fn put(x: Self::Lanes, to: &mut [f32; LANES]) {
+        *to = x;
     }
 
     #[inline(always)]

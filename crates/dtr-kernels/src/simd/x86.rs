@@ -4,9 +4,9 @@
 
 use std::arch::x86_64::{
     __m256, __m512, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_ps, _mm256_castps256_ps128,
-    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps,
-    _mm512_add_ps, _mm512_castps512_ps256, _mm512_extractf32x8_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps,
-    _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_permute2f128_ps,
+    _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_castps512_ps256, _mm512_extractf32x8_ps, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::{Arithmetic, Kernel, LANES, Level};
@@ -71,14 +71,14 @@ impl Arithmetic for Avx2 {
     }
 
     #[inline(always)]
-    fn load(from: &[f32]) -> Self::Lanes {
-        let from = from[..LANES].as_ptr();
+    fn get(from: &[f32; LANES]) -> Self::Lanes {
+        let from = from.as_ptr();
         unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
     }
 
     #[inline(always)]
-    fn store(x: Self::Lanes, to: &mut [f32]) {
-        let to = to[..LANES].as_mut_ptr();
+    fn put(x: Self::Lanes, to: &mut [f32; LANES]) {
+        let to = to.as_mut_ptr();
         unsafe {
             _mm256_storeu_ps(to, x[0]);
             _mm256_storeu_ps(to.add(8), x[1]);
@@ -114,6 +114,11 @@ impl Arithmetic for Avx2 {
     fn sum(x: Self::Lanes) -> f32 {
         sum_of_eight(unsafe { _mm256_add_ps(x[0], x[1]) })
     }
+
+    #[inline(always)]
+    fn sums(x: [Self::Lanes; 8]) -> [f32; 8] {
+        sums_of_eight(x.map(|x| unsafe { _mm256_add_ps(x[0], x[1]) }))
+    }
 }
 
 /// Sum of the lanes, by halves.
@@ -125,6 +130,20 @@ fn sum_of_eight(x: __m256) -> f32 {
         let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
     }
+}
+
+/// The sum of each, by neighbours and then by halves.
+#[inline(always)]
+fn sums_of_eight(x: [__m256; 8]) -> [f32; 8] {
+    let mut sums = [0.0; 8];
+    // SAFETY: called by the implementations here only; the store writes eight numbers.
+    unsafe {
+        let pairs = [_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]), _mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7])];
+        let (first, last) = (_mm256_hadd_ps(pairs[0], pairs[1]), _mm256_hadd_ps(pairs[2], pairs[3]));
+        let (low, high) = (_mm256_permute2f128_ps::<0x20>(first, last), _mm256_permute2f128_ps::<0x31>(first, last));
+        _mm256_storeu_ps(sums.as_mut_ptr(), _mm256_add_ps(low, high));
+    }
+    sums
 }
 
 impl Arithmetic for Avx512 {
@@ -141,14 +160,12 @@ impl Arithmetic for Avx512 {
     }
 
     #[inline(always)]
-    fn load(from: &[f32]) -> __m512 {
-        let from = &from[..LANES];
+    fn get(from: &[f32; LANES]) -> __m512 {
         unsafe { _mm512_loadu_ps(from.as_ptr()) }
     }
 
     #[inline(always)]
-    fn store(x: __m512, to: &mut [f32]) {
-        let to = &mut to[..LANES];
+    fn put(x: __m512, to: &mut [f32; LANES]) {
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
     }
 
@@ -180,5 +197,10 @@ impl Arithmetic for Avx512 {
     #[inline(always)]
     fn sum(x: __m512) -> f32 {
         sum_of_eight(unsafe { _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)) })
+    }
+
+    #[inline(always)]
+    fn sums(x: [__m512; 8]) -> [f32; 8] {
+        sums_of_eight(x.map(|x| unsafe { _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)) }))
     }
 }
