@@ -1,5 +1,5 @@
 //! Mixers forward, in training and in decoding, and what goes by rows: fused kernels beside the composed Burn operations that
-//! define them. `cargo xtask bench`; the same shapes in PyTorch: `benches/pytorch/mixers.py`.
+//! define them. `cargo xtask bench`; the same shapes in `PyTorch`: `benches/pytorch/mixers.py`.
 //!
 //! Groups: `forward/<mixer>/<tokens>`, `training/..` (forward and backward), `decode/<mixer>/<tokens of context>`, `rows/..`;
 //! `composed-forward` and `composed-training` are the definitions.

@@ -39,14 +39,14 @@ pub trait MixerBackend: Backend {
         loss::composed::<Self>(logits, targets)
     }
 
-    /// A matrix-valued recurrence over `T` tokens; see [`recurrence`]. The result is the outputs followed by the final state,
-    /// `[B, H, T + D, V]`.
+    /// A matrix-valued recurrence over `T` tokens; see [`recurrence`]. The result has one dimension: the outputs `[B, H, T, V]`,
+    /// then the final states `[B, H, D, V]`.
     fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
         recurrence::composed::<Self>(inputs)
     }
 
     /// Normalised linear attention over `T` tokens; see [`linear`]. `q, k [B, H, T, D]`, `v [B, H, T, V]`, `state [B, H, D, V + 1]`; the
-    /// result is the outputs, one column of any value behind them, followed by the final state: `[B, H, T + D, V + 1]`.
+    /// result has one dimension: the outputs `[B, H, T, V]`, then the final states `[B, H, D, V + 1]`, then what the backward pass may want.
     fn linear_attention(inputs: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {
         linear::composed::<Self>(inputs)
     }

@@ -9,7 +9,7 @@ use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
 
 use crate::backend::{MixerBackend, primitive, tensor};
-use crate::chunks;
+use crate::{chunks, recurrence};
 
 /// Chunk length of the composed form.
 const CHUNK: usize = 64;
@@ -24,17 +24,15 @@ pub fn empty_state<B: Backend>([batch, heads, width, value]: [usize; 4], device:
 
 /// From `state` on by the backend's kernel. Shapes as in [`chunk`].
 pub fn scan<B: MixerBackend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
-    let ([_, _, time, width], values) = (q.dims(), v.dims()[3]);
-    let joined = tensor::<B, 4>(B::linear_attention([primitive(q), primitive(k), primitive(v), primitive(state)]));
-    (joined.clone().narrow(2, 0, time).narrow(3, 0, values), joined.narrow(2, time, width))
+    let ([batch, heads, time, width], values) = (q.dims(), v.dims()[3]);
+    let joined = tensor::<B, 1>(B::linear_attention([primitive(q), primitive(k), primitive(v), primitive(state)]));
+    recurrence::parted(joined, [batch, heads, time, values], [batch, heads, width, values + 1])
 }
 
-/// The fallback of [`scan`]: [`chunk`], outputs and state in one tensor because an operation has one result.
+/// The fallback of [`scan`]: [`chunk`], outputs and states one after the other because an operation has one result.
 pub(crate) fn composed<B: Backend>([q, k, v, state]: [FloatTensor<B>; 4]) -> FloatTensor<B> {
     let (output, state) = chunk::<B>(tensor(q), tensor(k), tensor(v), tensor(state), CHUNK);
-    let [batch, heads, time, _] = output.dims();
-    let column = Tensor::zeros([batch, heads, time, 1], &output.device());
-    primitive(Tensor::cat(vec![Tensor::cat(vec![output, column], 3), state], 2))
+    recurrence::joined(output, state)
 }
 
 /// The definition, quadratic in time.

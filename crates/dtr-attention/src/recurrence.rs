@@ -177,9 +177,9 @@ pub fn retention_decay<B: Backend>(heads: usize, device: &B::Device) -> Tensor<B
 /// If shapes do not belong together, see [`Inputs::check`].
 pub fn scan<B: MixerBackend>(inputs: Inputs<B>, state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
     inputs.check(&state).unwrap_or_else(|error| panic!("{error}"));
-    let [_, _, time, width] = inputs.q.dims();
+    let (shape, last) = (inputs.v.dims(), state.dims());
     let Inputs { q, k, v, g, beta } = inputs;
-    let joined = B::recurrence(RecurrenceInputs {
+    let result = B::recurrence(RecurrenceInputs {
         q: primitive(q),
         k: primitive(k),
         v: primitive(v),
@@ -187,17 +187,32 @@ pub fn scan<B: MixerBackend>(inputs: Inputs<B>, state: Tensor<B, 4>) -> (Tensor<
         beta: beta.map(primitive),
         state: primitive(state),
     });
-    let joined = tensor::<B, 4>(joined);
-    (joined.clone().narrow(2, 0, time), joined.narrow(2, time, width))
+    parted(tensor(result), shape, last)
 }
 
-/// The fallback of [`scan`]: [`chunk`], outputs and state in one tensor because an operation has one result.
+/// Outputs and states from a tensor that has them one after the other: contiguous both.
+pub(crate) fn parted<B: Backend>(joined: Tensor<B, 1>, outputs: [usize; 4], states: [usize; 4]) -> (Tensor<B, 4>, Tensor<B, 4>) {
+    let [count, kept] = [outputs, states].map(|shape| shape.iter().product());
+    let states = joined.clone().narrow(0, count, kept).reshape(states);
+    if count == 0 {
+        return (Tensor::zeros(outputs, &joined.device()), states);
+    }
+    (joined.narrow(0, 0, count).reshape(outputs), states)
+}
+
+/// The inverse of [`parted`].
+pub(crate) fn joined<B: Backend>(outputs: Tensor<B, 4>, states: Tensor<B, 4>) -> FloatTensor<B> {
+    let flat = |x: Tensor<B, 4>| x.flatten::<1>(0, 3);
+    primitive(Tensor::cat(vec![flat(outputs), flat(states)], 0))
+}
+
+/// The fallback of [`scan`]: [`chunk`], outputs and states one after the other because an operation has one result.
 pub(crate) fn composed<B: Backend>(inputs: RecurrenceInputs<FloatTensor<B>>) -> FloatTensor<B> {
     let RecurrenceInputs { q, k, v, g, beta, state } = inputs;
     let inputs = Inputs { q: tensor(q), k: tensor(k), v: tensor(v), g: g.map(tensor), beta: beta.map(tensor) };
     let by_channel = inputs.g.as_ref().is_some_and(|g| g.dims()[3] > 1);
     let (output, state) = chunk::<B>(inputs, tensor(state), if by_channel { CHUNK_BY_CHANNEL } else { CHUNK });
-    primitive(Tensor::cat(vec![output, state], 2))
+    joined(output, state)
 }
 
 /// The definition, token by token. Returns `[B, H, T, V]` and the state after the last token.

@@ -103,7 +103,7 @@ pub fn repeat_heads<B: Backend>(x: Tensor<B, 4>, heads: usize) -> Tensor<B, 4> {
     if groups == heads {
         return x;
     }
-    assert!(groups > 0 && heads % groups == 0, "{groups} heads cannot be repeated to {heads}: the first must divide the second");
+    assert!(groups > 0 && heads.is_multiple_of(groups), "{groups} heads cannot be repeated to {heads}: the first must divide the second");
     x.unsqueeze_dim::<5>(2).expand([batch, groups, heads / groups, time, width]).reshape([batch, heads, time, width])
 }
 

@@ -64,7 +64,7 @@ impl Scale {
     }
 
     /// The same scale from a mark to a mark, so that it shows two at least.
-    fn to_marks(mut self, decades: bool) -> Self {
+    fn widened(mut self, decades: bool) -> Self {
         if decades {
             self.low = fine_decades(self.low).filter(|mark| *mark <= self.low + 1e-9).fold(self.low - 1.0, f64::max);
             self.high = fine_decades(self.high).filter(|mark| *mark >= self.high - 1e-9).fold(self.high + 1.0, f64::min);
@@ -156,7 +156,7 @@ pub fn lines(frame: &Frame<'_>, series: &[Series]) -> String {
     let vertical: fn(f64) -> f64 = if frame.decades { f64::log10 } else { |y| y };
     let x = Scale::new(points().map(|point| point.0), LEFT, WIDTH - RIGHT, horizontal);
     let heights = points().map(|point| point.1).chain(frame.levels.iter().map(|level| level.0));
-    let y = Scale::new(heights, HEIGHT - BOTTOM, TOP, vertical).to_marks(frame.decades);
+    let y = Scale::new(heights, HEIGHT - BOTTOM, TOP, vertical).widened(frame.decades);
 
     let mut svg = String::new();
     let label = escape(frame.title);
@@ -299,7 +299,7 @@ mod tests {
             [([0.94, 0.95], false), ([99.9, 100.0], false), ([3000.0, 3900.0], true), ([1.0, 10.0], true), ([0.3, 2e6], true)]
         {
             let map: fn(f64) -> f64 = if decades { f64::log10 } else { |y| y };
-            let scale = Scale::new(values.into_iter(), 0.0, 1.0, map).to_marks(decades);
+            let scale = Scale::new(values.into_iter(), 0.0, 1.0, map).widened(decades);
             let marks = if decades { scale.decades() } else { scale.ticks() };
             assert!(marks.len() >= 2 && marks.len() <= 8, "{values:?}: {marks:?}");
             assert!(values.iter().all(|value| (-1e-6..=1.0 + 1e-6).contains(&scale.at(*value))), "{values:?}");

@@ -39,7 +39,7 @@ fn main() {
     let zeros = vec![0.0; HEADS * WIDTH * WIDTH];
     let wide = |x| View::contiguous(x, [1, HEADS, TIME, WIDTH]);
     let flat = |x| View::contiguous(x, [1, HEADS, TIME, 1]);
-    let grads = vec![0.5; HEADS * (TIME + WIDTH) * WIDTH];
+    let grads = vec![0.5; HEADS * TIME * WIDTH];
     let cell = HEADS * TIME * WIDTH * WIDTH;
     // Forward: write and read (2), decay (1), recall (1). Backward: one forward pass twice over, then by q, k, u, the flow's
     // update and, with decay, the state's, the flow's and the decay's own; with recall three more.
@@ -54,8 +54,7 @@ fn main() {
         let state = View::contiguous(&zeros, [1, HEADS, WIDTH, WIDTH]);
         let inputs = Inputs { q: wide(&numbers), k: wide(&small), v: wide(&numbers), g, beta, state };
         computed(&format!("{name}, forward"), forward * cell, &mut || drop(recurrence::forward(&inputs)));
-        let grad = View::contiguous(&grads, [1, HEADS, TIME + WIDTH, WIDTH]);
-        computed(&format!("{name}, backward"), backward * cell, &mut || drop(recurrence::backward(&inputs, grad)));
+        computed(&format!("{name}, backward"), backward * cell, &mut || drop(recurrence::backward(&inputs, wide(&grads), state)));
     }
     let positions: Vec<i32> = (0..TIME as i32).collect();
     let inputs = attention::Inputs {

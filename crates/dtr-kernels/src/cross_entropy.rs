@@ -15,7 +15,7 @@ pub fn forward(logits: &Rows<'_>, targets: &[i64]) -> Vec<f32> {
     let mut losses = vec![0.0; targets.len()];
     for_each(losses.par_iter_mut().zip(targets).enumerate(), work(logits), |(row, (loss, &target))| {
         if let Ok(target) = usize::try_from(target) {
-            dispatch(Loss { logits: logits.row(row), target, loss });
+            dispatch(Loss { logits: logits.row(row), target, out: loss });
         }
     });
     losses
@@ -51,7 +51,7 @@ fn work(logits: &Rows<'_>) -> usize {
 struct Loss<'a> {
     logits: &'a [f32],
     target: usize,
-    loss: &'a mut f32,
+    out: &'a mut f32,
 }
 
 impl Kernel for Loss<'_> {
@@ -69,7 +69,7 @@ impl Kernel for Loss<'_> {
         for (sum, &x) in sums.iter_mut().zip(parts.remainder()) {
             *sum += exp::<A>(x - highest);
         }
-        *self.loss = sums.iter().sum::<f32>().ln() + highest - self.logits[self.target];
+        *self.out = sums.iter().sum::<f32>().ln() + highest - self.logits[self.target];
     }
 }
 

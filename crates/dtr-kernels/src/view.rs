@@ -40,6 +40,17 @@ impl<'a, const R: usize> View<'a, R> {
     pub fn width(&self) -> usize {
         self.shape[R - 1]
     }
+
+    /// The first `width` numbers of each row.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    #[must_use]
+    pub fn narrow(mut self, width: usize) -> Self {
+        assert!(width <= self.width(), "{width} numbers of rows of {}", self.width());
+        self.shape[R - 1] = width;
+        self
+    }
 }
 
 /// How many numbers an array reaches over.

@@ -1,5 +1,6 @@
 //! Every kernel against its definition written out in `f64`, every gradient against finite differences of that definition.
 
+use dtr_kernels::linear::LinearInputs;
 use dtr_kernels::recurrence::{self, Inputs};
 use dtr_kernels::view::{Rows, View};
 use dtr_kernels::{attention, convolution, cross_entropy, linear, rows};
@@ -28,13 +29,16 @@ fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     }
 }
 
+/// Gradients of the inputs, from the inputs and the gradient of the output.
+type Backward<'a> = dyn Fn(&[Vec<f32>], &[f32]) -> Vec<Vec<f32>> + 'a;
+
 /// A kernel beside its definition; `sizes` are the numbers of its inputs.
 struct Case<'a> {
     what: String,
     inputs: Vec<Vec<f64>>,
     definition: &'a dyn Fn(&[Vec<f64>]) -> Vec<f64>,
     forward: &'a dyn Fn(&[Vec<f32>]) -> Vec<f32>,
-    backward: &'a dyn Fn(&[Vec<f32>], &[f32]) -> Vec<Vec<f32>>,
+    backward: &'a Backward<'a>,
 }
 
 impl Case<'_> {
@@ -87,7 +91,7 @@ impl Recurrence {
 
     fn definition(self, x: &[Vec<f64>]) -> Vec<f64> {
         let [batch, heads, time, width, values] = self.dims;
-        let mut joined = Vec::new();
+        let (mut outputs, mut states) = (Vec::new(), Vec::new());
         for head in 0..batch * heads {
             let mut state = x[5][head * width * values..(head + 1) * width * values].to_vec();
             for token in head * time..(head + 1) * time {
@@ -108,11 +112,12 @@ impl Recurrence {
                         state[d * values + c] += k[d] * u[c];
                     }
                 }
-                joined.extend((0..values).map(|c| read(&state, q, c)));
+                outputs.extend((0..values).map(|c| read(&state, q, c)));
             }
-            joined.extend(state);
+            states.extend(state);
         }
-        joined
+        outputs.extend(states);
+        outputs
     }
 
     fn views(self, x: &[Vec<f32>]) -> Inputs<'_> {
@@ -136,7 +141,10 @@ impl Recurrence {
             definition: &|x| self.definition(x),
             forward: &|x| recurrence::forward(&self.views(x)),
             backward: &|x, grad| {
-                let g = recurrence::backward(&self.views(x), View::contiguous(grad, [batch, heads, time + width, values]));
+                let (grad, last) = grad.split_at(batch * heads * time * values);
+                let (grad, last) =
+                    (View::contiguous(grad, [batch, heads, time, values]), View::contiguous(last, [batch, heads, width, values]));
+                let g = recurrence::backward(&self.views(x), grad, last);
                 vec![g.q, g.k, g.v, g.g, g.beta, g.state]
             },
         }
@@ -275,18 +283,12 @@ fn normalised_linear_attention() {
         let tokens = batch * heads * time;
         let positive = |seed, count| numbers(seed, count).iter().map(|x| x.abs() + 0.1).collect::<Vec<f64>>();
         let plain = Recurrence { dims: [batch, heads, time, width, values + 1], decays: 0, delta: false };
-        let cut = |x: &[Vec<f32>], run: &dyn Fn([View<'_, 4>; 4]) -> Vec<Vec<f32>>| {
+        let cut = |x: &[Vec<f32>], run: &dyn Fn(&LinearInputs<'_>) -> Vec<Vec<f32>>| {
             let rows = |i: usize, width| View::contiguous(&x[i], [batch, heads, time, width]);
-            run([rows(0, width), rows(1, width), rows(2, values), View::contiguous(&x[3], [batch, heads, width, values + 1])])
+            let state = View::contiguous(&x[3], [batch, heads, width, values + 1]);
+            run(&LinearInputs { q: rows(0, width), k: rows(1, width), v: rows(2, values), state, eps: 1e-10 })
         };
-        // The normaliser counts for nothing.
-        let without = |joined: Vec<f32>| -> Vec<f32> {
-            let row = |(n, row): (usize, &[f32])| {
-                let output = n % (time + width) < time;
-                row.iter().enumerate().map(move |(c, &x)| if output && c == values { 0.0 } else { x }).collect::<Vec<_>>()
-            };
-            joined.chunks(values + 1).enumerate().flat_map(row).collect()
-        };
+        let results = tokens * values + batch * heads * width * (values + 1);
         Case {
             what: format!("linear attention {batch} {heads} {time} {width} {values}"),
             inputs: vec![
@@ -298,19 +300,17 @@ fn normalised_linear_attention() {
             definition: &|x| {
                 let wide: Vec<f64> = x[2].chunks(values).flat_map(|v| v.iter().copied().chain([1.0])).collect();
                 let joined = plain.definition(&[x[0].clone(), x[1].clone(), wide, vec![], vec![], x[3].clone()]);
-                let row = |(n, row): (usize, &[f64])| {
-                    let normaliser = if n % (time + width) < time { row[values] + 1e-10 } else { 1.0 };
-                    let last = if n % (time + width) < time { 0.0 } else { row[values] };
-                    row[..values].iter().map(move |x| x / normaliser).chain([last]).collect::<Vec<_>>()
-                };
-                joined.chunks(values + 1).enumerate().flat_map(row).collect()
+                let (outputs, states) = joined.split_at(tokens * (values + 1));
+                let row = |row: &[f64]| row[..values].iter().map(|x| x / (row[values] + 1e-10)).collect::<Vec<_>>();
+                outputs.chunks(values + 1).flat_map(row).chain(states.iter().copied()).collect()
             },
-            forward: &|x| without(cut(x, &|inputs| vec![linear::forward(inputs, 1e-10)]).remove(0)),
+            forward: &|x| cut(x, &|inputs| vec![linear::forward(inputs)[..results].to_vec()]).remove(0),
             backward: &|x, grad| {
                 cut(x, &|inputs| {
-                    let joined = linear::forward(inputs, 1e-10);
-                    let view = |x| View::contiguous(x, [batch, heads, time + width, values + 1]);
-                    linear::backward(inputs, view(&joined), 1e-10, view(grad)).to_vec()
+                    let joined = linear::forward(inputs);
+                    let (grad, last) = grad.split_at(tokens * values);
+                    let grad = View::contiguous(grad, [batch, heads, time, values]);
+                    linear::backward(inputs, &joined, grad, View::contiguous(last, [batch, heads, width, values + 1])).to_vec()
                 })
             },
         }
@@ -442,7 +442,8 @@ fn strong_decay_and_equal_keys_stay_finite() {
             state: View::contiguous(&state, [1, 1, width, width]),
         };
         let joined = recurrence::forward(&inputs);
-        let grads = recurrence::backward(&inputs, View::contiguous(&joined, [1, 1, time + width, width]));
+        let (outputs, states) = joined.split_at(time * width);
+        let grads = recurrence::backward(&inputs, rows(outputs, width), View::contiguous(states, [1, 1, width, width]));
         for numbers in [&joined, &grads.q, &grads.k, &grads.v, &grads.g, &grads.beta, &grads.state] {
             assert!(numbers.iter().all(|x| x.is_finite() && x.abs() < 1e6), "decay {g}");
         }
@@ -468,7 +469,7 @@ fn what_is_no_number_stays_in_its_head() {
     // A key of the second head's fifth token.
     inputs[1][(9 + 4) * 4] = f32::NAN;
     let joined = recurrence::forward(&case.views(&inputs));
-    let head = |n: usize| &joined[n * 13 * 5..(n + 1) * 13 * 5];
+    let head = |n: usize| &joined[n * 9 * 5..(n + 1) * 9 * 5];
     assert!(head(0).iter().chain(head(2)).chain(&head(1)[..4 * 5]).all(|x| x.is_finite()));
     assert!(head(1)[4 * 5..].iter().all(|x| x.is_nan()));
 }

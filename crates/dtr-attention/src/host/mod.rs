@@ -188,6 +188,10 @@ impl<B: Host> Convolution<B> {
     }
 }
 
+fn linear_views<B: Host>([q, k, v, state]: &[Read<B>; 4]) -> linear::LinearInputs<'_> {
+    linear::LinearInputs { q: q.view(), k: k.view(), v: v.view(), state: state.view(), eps: crate::linear::EPS as f32 }
+}
+
 fn weight<B: Host>(weight: &Read<B>) -> &[f32] {
     let (numbers, shape, _) = B::strided(&weight.memory);
     &numbers[..shape[0]]
@@ -225,14 +229,14 @@ impl<B: Host> MixerBackend for B {
         let inputs = Recurrence::<B>::new(inputs);
         let views = inputs.views();
         let [batch, heads, time, width, values] = views.dims();
-        made::<B>(recurrence::forward(&views), &[batch, heads, time + width, values], inputs.0.q.dtype)
+        made::<B>(recurrence::forward(&views), &[batch * heads * (time + width) * values], inputs.0.q.dtype)
     }
 
     fn linear_attention(inputs: [FloatTensor<B>; 4]) -> FloatTensor<B> {
         let inputs = inputs.map(Read::<B>::new);
-        let ([batch, heads, time, width], values) = (inputs[0].view::<4>().shape(), inputs[2].view::<4>().width());
-        let joined = linear::forward(inputs.each_ref().map(Read::view), crate::linear::EPS as f32);
-        made::<B>(joined, &[batch, heads, time + width, values + 1], inputs[0].dtype)
+        let joined = linear::forward(&linear_views(&inputs));
+        let length = joined.len();
+        made::<B>(joined, &[length], inputs[0].dtype)
     }
 
     fn merge_heads(x: FloatTensor<B>) -> FloatTensor<B> {
@@ -299,7 +303,11 @@ impl<B: Host> FusedBackend for B {
 
     fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<B>>, grad: FloatTensor<B>) -> RecurrenceInputs<FloatTensor<B>> {
         let (inputs, grad) = (Recurrence::<B>::new(inputs), Read::<B>::new(grad));
-        let grads = recurrence::backward(&inputs.views(), grad.view());
+        let views = inputs.views();
+        let [batch, heads, time, width, values] = views.dims();
+        let (grad, last) = B::strided(&grad.memory).0.split_at(batch * heads * time * values);
+        let (grad, last) = (View::contiguous(grad, [batch, heads, time, values]), View::contiguous(last, [batch, heads, width, values]));
+        let grads = recurrence::backward(&views, grad, last);
         let of = |read: &Read<B>, values| made::<B>(values, &read.shape(), read.dtype);
         let RecurrenceInputs { q, k, v, g, beta, state } = &inputs.0;
         RecurrenceInputs {
@@ -314,8 +322,13 @@ impl<B: Host> FusedBackend for B {
 
     fn linear_attention_backward(inputs: [FloatTensor<B>; 4], output: FloatTensor<B>, grad: FloatTensor<B>) -> [FloatTensor<B>; 4] {
         let (inputs, output, grad) = (inputs.map(Read::<B>::new), Read::<B>::new(output), Read::<B>::new(grad));
-        let views = inputs.each_ref().map(Read::view);
-        let mut grads = linear::backward(views, output.view(), crate::linear::EPS as f32, grad.view()).into_iter();
+        let views = linear_views(&inputs);
+        let ([batch, heads, time, width], values) = (views.q.shape(), views.v.width());
+        let (grad, last) = B::strided(&grad.memory).0.split_at(batch * heads * time * values);
+        let (grad, last) =
+            (View::contiguous(grad, [batch, heads, time, values]), View::contiguous(last, [batch, heads, width, values + 1]));
+        let (output, shape, _) = B::strided(&output.memory);
+        let mut grads = linear::backward(&views, &output[..shape[0]], grad, last).into_iter();
         inputs.each_ref().map(|read| made::<B>(grads.next().expect("four gradients"), &read.shape(), read.dtype))
     }
 

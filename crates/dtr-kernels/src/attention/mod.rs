@@ -313,8 +313,8 @@ impl Block {
         if sight == Sight::Some {
             let positions = &inputs.keys(self.place.batch)[first..];
             for (out, &key) in out.iter_mut().zip(positions) {
-                for i in 0..QUERIES {
-                    out[i] = if inputs.sees(self.positions[i], key) { out[i] } else { HIDDEN };
+                for (out, &query) in out.iter_mut().zip(&self.positions) {
+                    *out = if inputs.sees(query, key) { *out } else { HIDDEN };
                 }
             }
         }

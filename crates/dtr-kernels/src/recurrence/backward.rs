@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::registers::{Stored, axpy, fold, load, minus, overlap, part, scaled, store, write, zero};
-use super::{CHANNEL, Decay, HEAD, Head, Inputs, NONE, blocks, by_row, dispatch_compiled, faded};
+use super::{CHANNEL, Decay, HEAD, Head, Inputs, NONE, blocks, by_row, dispatch_compiled, faded, heads_of};
 use crate::simd::{Arithmetic, Kernel, LANES, dispatch};
 use crate::threads::for_each;
 use crate::view::View;
@@ -30,13 +30,14 @@ pub struct Grads {
     pub state: Vec<f32>,
 }
 
-/// Gradients of all inputs; `grad [B, H, T + D, V]` is that of what [`super::forward`] returns.
+/// Gradients of all inputs, from those of the outputs, `grad [B, H, T, V]`, and of the final states, `last [B, H, D, V]`.
 ///
 /// # Panics
 /// If shapes do not fit.
-pub fn backward(inputs: &Inputs<'_>, grad: View<'_, 4>) -> Grads {
+pub fn backward(inputs: &Inputs<'_>, grad: View<'_, 4>, last: View<'_, 4>) -> Grads {
     let [batch, heads, time, width, values] = inputs.dims();
-    assert_eq!(grad.shape(), [batch, heads, time + width, values], "the gradient has the shape of the result");
+    assert_eq!(grad.shape(), [batch, heads, time, values], "a gradient like the outputs");
+    assert_eq!(last.shape(), [batch, heads, width, values], "a gradient like the states");
     let by_head = [time * width, time * width, time * values, time * inputs.g.map_or(0, |g| g.width()), time, width * values];
     let mut grads = by_head.map(|size| vec![0.0; batch * heads * size]);
     let [q, k, v, g, beta, state] = &mut grads;
@@ -44,7 +45,7 @@ pub fn backward(inputs: &Inputs<'_>, grad: View<'_, 4>) -> Grads {
     let tasks = (cut(q, 0), cut(k, 1), cut(v, 2), cut(g, 3), cut(beta, 4), cut(state, 5)).into_par_iter().enumerate();
     for_each(tasks, inputs.multiplications() * 4, |(index, (q, k, v, g, beta, state))| {
         let head = inputs.head(index);
-        let mut task = Backward { head, grad, by_q: q, by_k: k, by_v: v, by_g: g, by_beta: beta, by_state: state };
+        let mut task = Backward { head, grad, last, by_q: q, by_k: k, by_v: v, by_g: g, by_beta: beta, by_state: state };
         let mut decays = vec![0.0; head.time * head.decays()];
         head.fill_decays(0, &mut decays);
         for (registers, column) in blocks(head.values) {
@@ -56,17 +57,11 @@ pub fn backward(inputs: &Inputs<'_>, grad: View<'_, 4>) -> Grads {
     Grads { q, k, v, g, beta: if inputs.beta.is_some() { beta } else { Vec::new() }, state }
 }
 
-/// `count` parts of `size` numbers, which may be none.
-fn heads_of(numbers: &mut [f32], size: usize, count: usize) -> Vec<&mut [f32]> {
-    let mut parts: Vec<&mut [f32]> = numbers.chunks_mut(size.max(1)).collect();
-    parts.resize_with(count, <&mut [f32]>::default);
-    parts
-}
-
 /// One head.
 struct Backward<'a> {
     head: Head<'a>,
     grad: View<'a, 4>,
+    last: View<'a, 4>,
     by_q: &'a mut [f32],
     by_k: &'a mut [f32],
     by_v: &'a mut [f32],
@@ -147,7 +142,7 @@ impl<'a, const R: usize> Seen<'a, R> {
 /// What flows back through the columns from `column` on.
 #[inline(always)]
 fn columns<A: Arithmetic, const R: usize, const DECAY: Decay, const DELTA: bool>(task: &mut Backward<'_>, decays: &[f32], column: usize) {
-    let (head, grad) = (task.head, task.grad);
+    let head = task.head;
     let (time, width, values) = (head.time, head.width, head.values);
     let (chunk, stride, none) = (CHUNK.min(time).max(1), width + APART, [[0.0; LANES]; R]);
     let mut seen = Seen::<R> {
@@ -172,7 +167,7 @@ fn columns<A: Arithmetic, const R: usize, const DECAY: Decay, const DELTA: bool>
     }
     let mut flow = vec![none; width];
     for (d, flow) in flow.iter_mut().enumerate() {
-        store::<A, R>(part::<A, R>(grad.row(head.batch, head.number, time + d), column), flow);
+        store::<A, R>(part::<A, R>(task.last.row(head.batch, head.number, d), column), flow);
     }
     let mut sums = vec![[[0.0; LANES]; 3]; width];
     for start in (0..time).step_by(chunk).rev() {

@@ -3,35 +3,50 @@
 use rayon::prelude::*;
 
 use super::registers::{Row, Stored, axpy, load, minus, part, rows, scaled, store, write, zero};
-use super::{CHANNEL, Decay, HEAD, Head, Inputs, NONE, blocks, by_row, dispatch_compiled, faded};
+use super::{CHANNEL, Decay, HEAD, Head, Inputs, NONE, blocks, by_row, dispatch_compiled, faded, heads_of};
 use crate::simd::{Arithmetic, Kernel, LANES, dispatch, dot};
 use crate::threads::{for_each, with_scratch};
 
 /// Tokens whose decays are made at a time.
 const CHUNK: usize = 64;
 
-/// Outputs, then the final state, `[B, H, T + D, V]`.
+/// Outputs `[B, H, T, V]`, and behind them the final states, `[B, H, D, V]`.
 ///
 /// # Panics
 /// If shapes do not fit.
 pub fn forward(inputs: &Inputs<'_>) -> Vec<f32> {
     let [batch, heads, time, width, values] = inputs.dims();
     let mut joined = vec![0.0; batch * heads * (time + width) * values];
-    let decays = CHUNK.min(time) * inputs.g.map_or(0, |g| g.width());
-    let room = width * values.next_multiple_of(LANES) + decays;
-    let tasks = joined.par_chunks_mut(((time + width) * values).max(1)).enumerate();
-    for_each(tasks, inputs.multiplications(), |(index, joined)| {
-        let head = inputs.head(index);
-        with_scratch(room, |scratch| {
-            let (decays, state) = scratch.split_at_mut(decays);
-            run(head, decays, state, joined);
-        });
-    });
+    let (outputs, states) = joined.split_at_mut(batch * heads * time * values);
+    forward_into(inputs, outputs, states, values);
     joined
 }
 
+/// [`forward`], the states in rows of `stride` numbers, of which the first `V` are written.
+pub(crate) fn forward_into(inputs: &Inputs<'_>, outputs: &mut [f32], states: &mut [f32], stride: usize) {
+    let [batch, heads, time, width, values] = inputs.dims();
+    let decays = CHUNK.min(time) * inputs.g.map_or(0, |g| g.width());
+    let room = width * values.next_multiple_of(LANES) + decays;
+    let outputs = heads_of(outputs, time * values, batch * heads);
+    let tasks = outputs.into_par_iter().zip(heads_of(states, width * stride, batch * heads)).enumerate();
+    for_each(tasks, inputs.multiplications(), |(index, (outputs, last))| {
+        let head = inputs.head(index);
+        with_scratch(room, |scratch| {
+            let (decays, state) = scratch.split_at_mut(decays);
+            run(head, decays, state, outputs);
+            for (registers, column) in blocks(values) {
+                let rows = state[column * width..].chunks_exact(registers * LANES);
+                for (row, to) in rows.zip(last.chunks_exact_mut(stride.max(1))) {
+                    let count = (values - column).min(registers * LANES);
+                    to[column..column + count].copy_from_slice(&row[..count]);
+                }
+            }
+        });
+    });
+}
+
 /// One head; `state` has block after block of columns.
-fn run(head: Head<'_>, decays: &mut [f32], state: &mut [f32], joined: &mut [f32]) {
+fn run(head: Head<'_>, decays: &mut [f32], state: &mut [f32], outputs: &mut [f32]) {
     let width = head.width;
     for (registers, column) in blocks(head.values) {
         for (d, row) in state[column * width..].chunks_exact_mut(registers * LANES).take(width).enumerate() {
@@ -48,14 +63,7 @@ fn run(head: Head<'_>, decays: &mut [f32], state: &mut [f32], joined: &mut [f32]
         for (registers, column) in blocks(head.values) {
             let state = &mut state[column * width..(column + registers * LANES) * width];
             let chunk = Chunk { head, start, count, decays, column };
-            dispatch_compiled!(Scan(registers, head.inputs.decay(), head.inputs.beta.is_some()) { chunk, state, joined });
-        }
-    }
-    for (registers, column) in blocks(head.values) {
-        let rows = joined[head.time * head.values..].chunks_exact_mut(head.values);
-        for (row, to) in state[column * width..].chunks_exact(registers * LANES).zip(rows) {
-            let count = (head.values - column).min(registers * LANES);
-            to[column..column + count].copy_from_slice(&row[..count]);
+            dispatch_compiled!(Scan(registers, head.inputs.decay(), head.inputs.beta.is_some()) { chunk, state, outputs });
         }
     }
 }
@@ -80,23 +88,23 @@ impl<'a> Chunk<'a> {
 struct Scan<'a, const R: usize, const DECAY: Decay, const DELTA: bool> {
     chunk: Chunk<'a>,
     state: &'a mut [f32],
-    joined: &'a mut [f32],
+    outputs: &'a mut [f32],
 }
 
 impl<const R: usize, const DECAY: Decay, const DELTA: bool> Kernel for Scan<'_, R, DECAY, DELTA> {
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
         if DELTA {
-            scan_delta::<A, R, DECAY>(&self.chunk, rows(self.state), self.joined);
+            scan_delta::<A, R, DECAY>(&self.chunk, rows(self.state), self.outputs);
         } else {
-            scan_additive::<A, R, DECAY>(&self.chunk, rows(self.state), self.joined);
+            scan_additive::<A, R, DECAY>(&self.chunk, rows(self.state), self.outputs);
         }
     }
 }
 
 #[inline(always)]
-fn scan_additive<A: Arithmetic, const R: usize, const DECAY: Decay>(chunk: &Chunk<'_>, state: &mut [Stored<R>], joined: &mut [f32]) {
-    let (head, values) = (chunk.head, chunk.head.values);
+fn scan_additive<A: Arithmetic, const R: usize, const DECAY: Decay>(chunk: &Chunk<'_>, state: &mut [Stored<R>], outputs: &mut [f32]) {
+    let head = chunk.head;
     for n in 0..chunk.count {
         let t = chunk.start + n;
         let (decays, u) = (chunk.decays(n), part::<A, R>(head.v(t), chunk.column));
@@ -108,14 +116,14 @@ fn scan_additive<A: Arithmetic, const R: usize, const DECAY: Decay>(chunk: &Chun
             output = axpy::<A, R>(q[d], new, output);
             store::<A, R>(new, &mut state[d]);
         }
-        write::<A, R>(output, &mut joined[t * values..(t + 1) * values], chunk.column);
+        write::<A, R>(output, &mut outputs[t * head.values..(t + 1) * head.values], chunk.column);
     }
 }
 
 /// What the next token reads of the state is taken while the state is rewritten for this one.
 #[inline(always)]
-fn scan_delta<A: Arithmetic, const R: usize, const DECAY: Decay>(chunk: &Chunk<'_>, state: &mut [Stored<R>], joined: &mut [f32]) {
-    let (head, values) = (chunk.head, chunk.head.values);
+fn scan_delta<A: Arithmetic, const R: usize, const DECAY: Decay>(chunk: &Chunk<'_>, state: &mut [Stored<R>], outputs: &mut [f32]) {
+    let head = chunk.head;
     let (mut seen, mut asked) = (zero::<A, R>(), zero::<A, R>());
     let (first, width) = (chunk.start, state.len());
     let (k, q, decays) = (&head.k(first)[..width], &head.q(first)[..width], by_row::<DECAY>(chunk.decays(0), width));
@@ -130,7 +138,7 @@ fn scan_delta<A: Arithmetic, const R: usize, const DECAY: Decay>(chunk: &Chunk<'
         let own = if DECAY == HEAD { decays[0] } else { 1.0 };
         let u = scaled::<A, R>(head.beta(t), minus::<A, R>(part::<A, R>(head.v(t), chunk.column), scaled::<A, R>(own, seen)));
         let output = axpy::<A, R>(dot::<A>(q, k), u, scaled::<A, R>(own, asked));
-        write::<A, R>(output, &mut joined[t * values..(t + 1) * values], chunk.column);
+        write::<A, R>(output, &mut outputs[t * head.values..(t + 1) * head.values], chunk.column);
         let next = (n + 1).min(chunk.count - 1);
         let next_decays = by_row::<DECAY>(chunk.decays(next), width);
         let (next_k, next_q) = (&head.k(first + next)[..width], &head.q(first + next)[..width]);

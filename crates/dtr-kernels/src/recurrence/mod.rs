@@ -13,6 +13,7 @@ mod registers;
 
 pub use backward::{Grads, backward};
 pub use forward::forward;
+pub(crate) use forward::forward_into;
 
 use crate::simd::{Arithmetic, Kernel, LANES, dispatch, exp};
 use crate::view::View;
@@ -145,6 +146,13 @@ impl Kernel for Decays<'_> {
             }
         }
     }
+}
+
+/// `count` parts of `size` numbers, which may be none.
+pub(crate) fn heads_of(numbers: &mut [f32], size: usize, count: usize) -> Vec<&mut [f32]> {
+    let mut parts: Vec<&mut [f32]> = numbers.chunks_mut(size.max(1)).collect();
+    parts.resize_with(count, <&mut [f32]>::default);
+    parts
 }
 
 /// The decay of row `d`.
