@@ -13,8 +13,10 @@ pub mod schedule;
 pub mod initialise;
 pub mod ridge;
 
+pub mod snapshot;
 pub mod trainer;
 
 pub use bank::StudentBank;
 pub use error::DistillError;
+pub use snapshot::Snapshots;
 pub use trainer::{Progress, Settings, train};

@@ -16,13 +16,16 @@ use crate::initialise::{calibrate, fit_outputs, student};
 use crate::loss::normalised_mse;
 use crate::observe::observe;
 use crate::schedule::warmup_cosine;
+use crate::snapshot::{Clock, Snapshots};
 
 /// Steps between two reports of the losses.
 const REPORT: usize = 10;
 
-/// How students are trained.
+/// Which students are trained, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
+    /// Each gets a student of every layer.
+    pub operators: Vec<MixerConfig>,
     /// Steps of the optimiser.
     pub steps: usize,
     /// Largest learning rate.
@@ -95,35 +98,50 @@ struct Pupil<B: TrainBackend> {
     losses: Vec<Tensor<B::InnerBackend, 1>>,
 }
 
-/// Trains one student for every layer and operator.
+/// Trains one student for every layer and operator. A run that `snapshots` hold is gone on with.
 ///
 /// # Errors
-/// If a loss stops being finite, or the parent's states are not.
+/// If a loss stops being finite, the parent's states are not, or snapshots cannot be read or written.
 pub fn train<B: TrainBackend>(
     parent: &Decoder<B::InnerBackend>,
     config: &DecoderConfig,
-    operators: &[MixerConfig],
     settings: &Settings,
     rows: Rows<'_>,
+    snapshots: &Snapshots,
     device: &B::Device,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome<B::InnerBackend>, DistillError> {
-    let mut pupils = start::<B>(parent, config, operators, settings, &rows, device)?;
-    let began = Instant::now();
-    let mut tokens = 0;
-    for step in 0..settings.steps {
+    let operators = settings.operators.as_slice();
+    let mut clock = snapshots.clock()?;
+    let mut pupils = start::<B>(parent, config, settings, &rows, device)?;
+    if clock.step > 0 {
+        for pupil in &mut pupils {
+            let name = pupil.name(operators);
+            (pupil.mixer, pupil.optimiser) = snapshots.load(clock, &name, pupil.mixer.clone(), pupil.optimiser.clone(), device)?;
+        }
+    }
+    let (began, before) = (Instant::now(), clock.seconds);
+    let mut stored = Instant::now();
+    for step in clock.step..settings.steps {
         let batch = (rows.training)(step);
-        tokens += batch.iter().map(Vec::len).sum::<usize>();
+        clock.tokens += batch.iter().map(Vec::len).sum::<usize>();
         let seen = observe(parent, &batch, device);
         let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
         let context = tracked::<B>(&seen.context);
         on_threads(&mut pupils, |pupil| pupil.learn(&seen.inputs[pupil.layer], &seen.outputs[pupil.layer], &context, rate));
-        progress(Progress::Step { tokens });
-        if (step + 1) % REPORT == 0 || step + 1 == settings.steps {
-            report(&mut pupils, operators, tokens, progress)?;
+        clock = Clock { step: step + 1, seconds: before + began.elapsed().as_secs_f64(), ..clock };
+        progress(Progress::Step { tokens: clock.tokens });
+        if clock.step.is_multiple_of(REPORT) || clock.step == settings.steps {
+            report(&mut pupils, operators, clock.tokens, progress)?;
+            if stored.elapsed() >= snapshots.every() {
+                for pupil in &pupils {
+                    snapshots.save(clock, &pupil.name(operators), &pupil.mixer, &pupil.optimiser)?;
+                }
+                snapshots.complete(clock)?;
+                stored = Instant::now();
+            }
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
     let losses = held_out(parent, &pupils, &rows.held_out, device);
     let students = pupils.into_iter().zip(losses).map(|(pupil, normalised_mse)| Trained {
         layer: pupil.layer,
@@ -131,14 +149,14 @@ pub fn train<B: TrainBackend>(
         mixer: pupil.mixer.valid(),
         normalised_mse,
     });
-    Ok(Outcome { students: students.collect(), tokens, tokens_per_second: tokens as f64 / seconds.max(f64::MIN_POSITIVE) })
+    let tokens_per_second = clock.tokens as f64 / clock.seconds.max(f64::MIN_POSITIVE);
+    Ok(Outcome { students: students.collect(), tokens: clock.tokens, tokens_per_second })
 }
 
 /// Students initialised, not yet trained.
 fn start<B: TrainBackend>(
     parent: &Decoder<B::InnerBackend>,
     config: &DecoderConfig,
-    operators: &[MixerConfig],
     settings: &Settings,
     rows: &Rows<'_>,
     device: &B::Device,
@@ -146,7 +164,7 @@ fn start<B: TrainBackend>(
     let calibration = calibrate(parent, &rows.calibration, device)?;
     let optimiser = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(settings.weight_decay);
     let mut pupils = Vec::new();
-    for (index, operator) in operators.iter().enumerate() {
+    for (index, operator) in settings.operators.iter().enumerate() {
         let found = parent.layers.iter().zip(&calibration);
         let mut students: Vec<_> = found.map(|(layer, found)| student(operator, &config.attention, &layer.mixer, found)).collect();
         let layers: Vec<usize> = (0..students.len()).collect();
@@ -163,6 +181,10 @@ fn start<B: TrainBackend>(
 }
 
 impl<B: TrainBackend> Pupil<B> {
+    fn name(&self, operators: &[MixerConfig]) -> String {
+        format!("{}-{:02}", operators[self.operator].name(), self.layer)
+    }
+
     fn learn(&mut self, input: &Tensor<B::InnerBackend, 3>, target: &Tensor<B::InnerBackend, 3>, context: &Context<B>, rate: f64) {
         let output = self.mixer.mix(Tensor::from_inner(input.clone()), context);
         let loss = normalised_mse(output, Tensor::from_inner(target.clone()));

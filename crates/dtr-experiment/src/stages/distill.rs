@@ -1,10 +1,11 @@
 //! The distillation stage: students that are there are kept, the others are trained from one pass of the parent.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use dtr_attention::{MixerBackend, TrainBackend};
 use dtr_distill::trainer::Rows;
-use dtr_distill::{Progress, Settings, StudentBank};
+use dtr_distill::{Progress, Settings, Snapshots, StudentBank};
 use dtr_eval::random;
 use dtr_eval::task::row;
 use dtr_models::MixerConfig;
@@ -19,6 +20,9 @@ use crate::schema::{Experiment, key};
 
 /// Batches on which students are measured.
 const HELD_OUT: usize = 4;
+
+/// Work that a kill may lose.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(20);
 
 /// What is stored beside a student's weights.
 #[derive(Serialize, Deserialize)]
@@ -58,9 +62,11 @@ impl Run<'_> {
                 wanted.push((operator.clone(), key.clone()));
             }
         }
+        let snapshots = Snapshots::new(self.directory.path().join("students/training"), key(&keys), SNAPSHOT_EVERY);
         if !wanted.is_empty() {
-            self.train::<B>(parent, tasks, &files, &wanted, device)?;
+            self.train::<B>(parent, tasks, &files, &snapshots, &wanted, device)?;
         }
+        snapshots.clear()?;
         self.load(parent, &files, &keys, device)
     }
 
@@ -69,17 +75,18 @@ impl Run<'_> {
         parent: &Parent<B::InnerBackend>,
         tasks: &Tasks,
         files: &StudentBank,
+        snapshots: &Snapshots,
         wanted: &[(MixerConfig, String)],
         device: &B::Device,
     ) -> Result<(), Error> {
         let distill = self.experiment.distill();
         let settings = Settings {
+            operators: wanted.iter().map(|(operator, _)| operator.clone()).collect(),
             steps: steps(self.experiment),
             learning_rate: distill.learning_rate,
             warmup: distill.warmup,
             weight_decay: distill.weight_decay as f32,
         };
-        let operators: Vec<MixerConfig> = wanted.iter().map(|(operator, _)| operator.clone()).collect();
         let draw = |purpose: &str| batch(self.experiment, tasks, purpose);
         let calibration = (distill.calibration_tokens / (distill.rows * distill.length)).max(1);
         let rows = Rows {
@@ -91,7 +98,7 @@ impl Run<'_> {
         let mut emitted = Ok(());
         let log = &mut self.log;
         let outcome =
-            dtr_distill::train::<B>(&parent.model, &parent.config, &operators, &settings, rows, device, &mut |progress| match progress {
+            dtr_distill::train::<B>(&parent.model, &parent.config, &settings, rows, snapshots, device, &mut |progress| match progress {
                 Progress::Step { tokens } => bar.set(tokens as u64),
                 Progress::Losses { operator, tokens, normalised_mse } => {
                     let event = Event::Distilling { operator: operator.name().into(), tokens, normalised_mse };

@@ -1,0 +1,69 @@
+//! A training run that was broken off goes on where it stood, to the same students bit for bit.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use burn::backend::Autodiff;
+use burn_flex::Flex;
+use dtr_distill::trainer::{Outcome, Rows};
+use dtr_distill::{Settings, Snapshots, train};
+use dtr_models::MixerConfig;
+use dtr_models::checkpoint::{load, save_module};
+
+const STEPS: usize = 23;
+
+fn batch(n: usize) -> Vec<Vec<u32>> {
+    (0..2).map(|row| (0..24).map(|t| ((n * 7919 + row * 104_729 + t * 31) % 500) as u32).collect()).collect()
+}
+
+/// Trains students of two operators on made-up rows; panics at step `broken`, as if killed there. Gives the steps drawn.
+fn run(snapshots: &Snapshots, broken: usize) -> (Option<Outcome<Flex>>, Vec<usize>) {
+    let device = Default::default();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
+    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let operators = vec![MixerConfig::GatedDelta { convolution: 4 }, MixerConfig::Hedgehog {}];
+    let settings = Settings { operators, steps: STEPS, learning_rate: 1e-3, warmup: 0.1, weight_decay: 0.01 };
+    let mut drawn = Vec::new();
+    let mut training = |step: usize| {
+        assert!(step != broken, "broken off");
+        drawn.push(step);
+        batch(step)
+    };
+    let rows = Rows { calibration: vec![batch(1000)], held_out: vec![batch(2000)], training: &mut training };
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        train::<Autodiff<Flex>>(&parent, &config, &settings, rows, snapshots, &device, &mut |_| ()).expect("trains")
+    }));
+    (outcome.ok(), drawn)
+}
+
+fn weights(outcome: &Outcome<Flex>, directory: &Path) -> Vec<Vec<u8>> {
+    let path = directory.join("student.safetensors");
+    let bytes = outcome.students.iter().map(|student| {
+        save_module(&student.mixer, &path).expect("written");
+        std::fs::read(&path).expect("read")
+    });
+    bytes.collect()
+}
+
+#[test]
+fn broken_off_and_started_again_gives_the_same_students() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let snapshots = |name: &str, key: &str, seconds| Snapshots::new(directory.path().join(name), key.into(), Duration::from_secs(seconds));
+    let (plain, _) = run(&snapshots("plain", "k", 3600), STEPS);
+    let plain = plain.expect("not broken off");
+
+    let broken = snapshots("broken", "k", 0);
+    assert!(run(&broken, 17).0.is_none());
+    let (_, drawn) = run(&snapshots("broken", "another experiment", 3600), STEPS);
+    assert_eq!(drawn.len(), STEPS, "what another experiment stored is not used");
+    let (resumed, drawn) = run(&broken, STEPS);
+    assert_eq!(drawn, (10..STEPS).collect::<Vec<_>>(), "what was done is not done again");
+    let resumed = resumed.expect("not broken off");
+    assert_eq!(resumed.tokens, plain.tokens);
+    assert_eq!(weights(&resumed, directory.path()), weights(&plain, directory.path()));
+
+    broken.clear().expect("removed");
+    assert!(!directory.path().join("broken").exists());
+    assert_eq!(broken.clock().expect("nothing there").step, 0);
+}
