@@ -71,39 +71,89 @@ fn the_phonebook_score_is_exact_match_of_generation() {
                 config.mixers[layer] = narrow;
             }
         }
-        let scores = Scorer::new(&examples, task.metric(), &model, 0, &device).score(&model, 0);
+        let path = [0; 8];
+        let mut scorer = Scorer::new(&examples, std::slice::from_ref(&(0..48)), task.metric(), (&model, &path), 0, &device);
+        let scores = scorer.score(&model, &path, 0..48).0;
         let prompts: Vec<Vec<u32>> = examples.iter().map(|example| example.tokens[..example.labelled[0]].to_vec()).collect();
         let answers = generate(&model, &prompts, 4, Sampling::GREEDY, &[], &device, |_| {});
-        for ((example, answer), (score, _)) in examples.iter().zip(answers).zip(&scores.examples) {
+        for ((example, answer), found) in examples.iter().zip(answers).zip(&scores) {
             let right = example.tokens[example.labelled[0]..] == answer;
-            assert_eq!(right, *score > 0.5, "{}", config.layout());
+            assert_eq!(right, found.score > 0.5, "{}", config.layout());
         }
     }
 }
 
+/// The parent with Hedgehog attention where the path is not 0.
+fn swapped(config: &DecoderConfig, parent: &Decoder<Inner>, path: &[u64]) -> Decoder<Inner> {
+    let mut model = parent.clone();
+    for (layer, _) in path.iter().enumerate().filter(|(_, place)| **place != 0) {
+        model.layers[layer].mixer = (MixerConfig::Hedgehog {}).init::<Inner>(&config.attention, &Default::default());
+    }
+    model
+}
+
 #[test]
 fn shared_prefixes_change_no_score() {
-    let (config, model, tokenizer) = parent();
+    let (config, parent, tokenizer) = parent();
     let task = Phonebook::new(&tokenizer, 6, "<|phone|>", "<|query|>").expect("a task");
-    let examples = task.examples("phonebook", Split::Validation, 40);
+    let examples = task.examples("phonebook", Split::Validation, 150);
     let device = Default::default();
-    let swapped = |model: &Decoder<Inner>, layer: usize| {
-        let mut model = model.clone();
-        model.layers[layer].mixer = (MixerConfig::Hedgehog {}).init::<Inner>(&config.attention, &device);
-        model
-    };
-    let mut cached = Scorer::new(&examples, task.metric(), &model, 1 << 30, &device);
-    let plain = Scorer::new(&examples, task.metric(), &model, 0, &device);
-    cached.rebase(&model, 0);
-    for layer in 0..config.layers() {
-        assert_eq!(cached.score(&swapped(&model, layer), layer), plain.score(&swapped(&model, layer), 0));
+    let scorer = |bytes| Scorer::new(&examples, &[0..100, 100..150], task.metric(), (&parent, &[0; 8]), bytes, &device);
+    // All states of a few layouts, of not quite one, and none.
+    let (mut roomy, mut narrow, mut plain) = (scorer(1 << 30), scorer(3 << 20), scorer(0));
+    let paths: [[u64; 8]; 6] = [
+        [0; 8],
+        [0, 0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 1],
+        [1, 0, 0, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0, 1],
+    ];
+    let (mut work, mut plain_work) = (0.0, 0.0);
+    for range in [0..64, 64..100, 100..150] {
+        for path in &paths {
+            let model = swapped(&config, &parent, path);
+            roomy.favour(&paths[1]);
+            narrow.favour(&paths[1]);
+            let (scores, full) = plain.score(&model, path, range.clone());
+            let (shared, part) = roomy.score(&model, path, range.clone());
+            assert_eq!(scores, shared, "{path:?}");
+            assert_eq!(scores, narrow.score(&model, path, range.clone()).0, "{path:?}");
+            (work, plain_work) = (work + part, plain_work + full);
+        }
     }
-    let base = swapped(&model, 5);
-    cached.rebase(&base, 5);
-    for layer in [0, 4, 6, 7] {
-        let candidate = swapped(&base, layer);
-        assert_eq!(cached.score(&candidate, layer.min(7)), plain.score(&candidate, 0));
+    // Layers run: 8, 3, 1, 8, 3, 1 of 48.
+    assert!((plain_work - 6.0).abs() < 1e-9 && (work - 3.0).abs() < 1e-9, "{work} of {plain_work}");
+}
+
+#[test]
+fn divergence_from_the_parent_is_that_of_the_distributions() {
+    use burn::tensor::activation::log_softmax;
+    let (config, parent, tokenizer) = parent();
+    let task = Phonebook::new(&tokenizer, 6, "<|phone|>", "<|query|>").expect("a task");
+    let examples = task.examples("phonebook", Split::Validation, 3);
+    let path = [0, 0, 0, 1, 0, 0, 0, 0];
+    let model = swapped(&config, &parent, &path);
+    let mut scorer = Scorer::new(&examples, std::slice::from_ref(&(0..3)), task.metric(), (&parent, &[0; 8]), 0, &Default::default());
+    let found = scorer.score(&model, &path, 0..3).0;
+    for (example, found) in examples.iter().zip(found) {
+        let ids: Vec<i64> = example.tokens.iter().map(|&token| i64::from(token)).collect();
+        let answer = |model: &Decoder<Inner>| {
+            let all = log_softmax(model.logits(ids_of(&ids)), 2);
+            all.narrow(1, example.labelled[0] - 1, example.labelled.len())
+        };
+        let (p, q) = (answer(&parent), answer(&model));
+        let divergence: f32 = (p.clone().exp() * (p - q)).sum_dim(2).mean().into_scalar();
+        assert!((divergence - found.divergence).abs() < 1e-4 * divergence.max(1.0), "{divergence} {}", found.divergence);
+        assert!(divergence > 0.0);
     }
+    let own = scorer.score(&parent, &[0; 8], 0..3).0;
+    assert!(own.iter().all(|own| own.divergence.abs() < 1e-5));
+}
+
+fn ids_of(ids: &[i64]) -> burn::tensor::Tensor<Inner, 2, burn::tensor::Int> {
+    let length = ids.len();
+    burn::tensor::Tensor::from_data(burn::tensor::TensorData::new(ids.to_vec(), [1, length]), &Default::default())
 }
 
 #[test]

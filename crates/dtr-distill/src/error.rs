@@ -23,6 +23,16 @@ pub enum DistillError {
         /// The loss.
         loss: f32,
     },
+    /// The loss of the whole hybrid is not a number.
+    #[error(
+        "the loss of the hybrid became {loss} after {tokens} tokens of recovery. Expected a finite number; lower search.recovery.learning-rate"
+    )]
+    RecoveryDiverged {
+        /// Tokens trained on.
+        tokens: usize,
+        /// The loss.
+        loss: f32,
+    },
     /// A ridge system has no solution.
     #[error(
         "the output projection of layer {layer} cannot be fitted: its inputs are not finite. The parent gives NaN or infinity on the calibration rows"

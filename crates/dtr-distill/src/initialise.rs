@@ -39,7 +39,7 @@ pub fn calibrate<B: MixerBackend>(
     let mut distances: Vec<Vec<f32>> = Vec::new();
     let mut moments = vec![Moments::new(hidden, 1); parent.layers.len()];
     for (n, rows) in batches.iter().enumerate() {
-        let seen = observe(parent, rows, device);
+        let seen = observe(parent, parent, rows, device);
         for (layer, input) in seen.inputs.iter().enumerate() {
             let [batch, time, _] = input.dims();
             moments[layer].add(input.clone(), Tensor::ones([batch, time, 1], device));
@@ -120,12 +120,13 @@ fn qkv<B: Backend>(source: &Projections<B>, shape: &AttentionShape, constant: &T
 /// Refits the output projection of every student by ridge regression around where it stands, `min |X (W + D) - Y|^2 + penalty |D|^2`:
 /// one pass over the rows, no optimiser, and on those rows never worse than before.
 ///
-/// `students[n]` stands for layer `layers[n]`.
+/// Inputs are those in `model`, answers those of `teacher`; `students[n]` stands for layer `layers[n]`.
 ///
 /// # Errors
 /// If outputs are not finite.
 pub fn fit_outputs<B: MixerBackend>(
-    parent: &dtr_models::Decoder<B>,
+    model: &dtr_models::Decoder<B>,
+    teacher: &dtr_models::Decoder<B>,
     layers: &[usize],
     students: &mut [Mixer<B>],
     batches: &[Vec<Vec<u32>>],
@@ -133,7 +134,7 @@ pub fn fit_outputs<B: MixerBackend>(
 ) -> Result<(), DistillError> {
     let mut moments: Vec<Option<Moments>> = vec![None; students.len()];
     for rows in batches {
-        let seen = observe(parent, rows, device);
+        let seen = observe(model, teacher, rows, device);
         moments.par_iter_mut().zip(students.par_iter()).zip(layers).for_each(|((moments, student), &layer)| {
             let (features, output) = student.mix_features(seen.inputs[layer].clone(), &seen.context);
             let residual = seen.outputs[layer].clone() - output;

@@ -13,10 +13,12 @@ pub mod schedule;
 pub mod initialise;
 pub mod ridge;
 
+pub mod recover;
 pub mod snapshot;
 pub mod trainer;
 
 pub use bank::StudentBank;
 pub use error::DistillError;
+pub use recover::recover;
 pub use snapshot::Snapshots;
-pub use trainer::{Progress, Settings, train};
+pub use trainer::{Progress, Settings, refit, train};

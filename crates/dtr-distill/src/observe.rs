@@ -11,24 +11,26 @@ pub struct Observation<B: Backend> {
     pub context: Context<B>,
     /// Input of each layer's mixer, `[B, T, N]`.
     pub inputs: Vec<Tensor<B, 3>>,
-    /// Output of each layer's mixer, `[B, T, N]`.
+    /// What the teacher's mixer makes of them, `[B, T, N]`.
     pub outputs: Vec<Tensor<B, 3>>,
 }
 
-/// Runs the parent over rows of equal length.
-pub fn observe<B: MixerBackend>(parent: &Decoder<B>, rows: &[Vec<u32>], device: &B::Device) -> Observation<B> {
+/// Runs `model` over rows of equal length; where it has another mixer than `teacher`, the teacher's answers to the same inputs are
+/// the outputs to imitate.
+pub fn observe<B: MixerBackend>(model: &Decoder<B>, teacher: &Decoder<B>, rows: &[Vec<u32>], device: &B::Device) -> Observation<B> {
     let (count, length) = (rows.len(), rows[0].len());
     let ids: Vec<i64> = rows.iter().flatten().map(|&token| i64::from(token)).collect();
     let ids = Tensor::from_data(TensorData::new(ids, [count, length]), device);
-    let context = parent.context(Positions::range(0, length));
-    let mut x = parent.embed(ids);
+    let context = model.context(Positions::range(0, length));
+    let mut x = model.embed(ids);
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
-    for layer in &parent.layers {
+    for (layer, teacher) in model.layers.iter().zip(&teacher.layers) {
         let input = layer.mixer_input(x.clone());
         let output = layer.mixer.mix(input.clone(), &context);
         x = layer.after_mixer(x, output.clone());
+        let own = matches!(layer.mixer, Mixer::Softmax(_));
+        outputs.push(if own { output } else { teacher.mixer.mix(input.clone(), &context) });
         inputs.push(input);
-        outputs.push(output);
     }
     Observation { context, inputs, outputs }
 }

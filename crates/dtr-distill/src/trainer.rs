@@ -111,10 +111,45 @@ pub fn train<B: TrainBackend>(
     device: &B::Device,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome<B::InnerBackend>, DistillError> {
+    let pupils = start::<B>(parent, config, settings, &rows, device)?;
+    learn(pupils, (parent, parent), settings, rows, Some(snapshots), device, progress)
+}
+
+/// Trains students further on what they meet in `hybrid`: its own hidden states, and the parent's answers to them. Each is a layer,
+/// the index of its operator in the settings, and the mixer to begin with.
+///
+/// # Errors
+/// If a loss stops being finite, or the hybrid's states are not.
+pub fn refit<B: TrainBackend>(
+    (hybrid, parent): (&Decoder<B::InnerBackend>, &Decoder<B::InnerBackend>),
+    students: Vec<(usize, usize, Mixer<B::InnerBackend>)>,
+    settings: &Settings,
+    rows: Rows<'_>,
+    device: &B::Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Outcome<B::InnerBackend>, DistillError> {
+    let layers: Vec<usize> = students.iter().map(|student| student.0).collect();
+    let operators: Vec<usize> = students.iter().map(|student| student.1).collect();
+    let mut mixers: Vec<_> = students.into_iter().map(|student| student.2).collect();
+    fit_outputs(hybrid, parent, &layers, &mut mixers, &rows.calibration, device)?;
+    let pupils =
+        layers.into_iter().zip(operators).zip(mixers).map(|((layer, operator), mixer)| Pupil::<B>::new(layer, operator, mixer, settings));
+    learn(pupils.collect(), (hybrid, parent), settings, rows, None, device, progress)
+}
+
+/// The loop: one pass of `model` a step, every pupil learns on its own what `teacher` makes of it.
+fn learn<B: TrainBackend>(
+    mut pupils: Vec<Pupil<B>>,
+    (model, teacher): (&Decoder<B::InnerBackend>, &Decoder<B::InnerBackend>),
+    settings: &Settings,
+    rows: Rows<'_>,
+    snapshots: Option<&Snapshots>,
+    device: &B::Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Outcome<B::InnerBackend>, DistillError> {
     let operators = settings.operators.as_slice();
-    let mut clock = snapshots.clock()?;
-    let mut pupils = start::<B>(parent, config, settings, &rows, device)?;
-    if clock.step > 0 {
+    let mut clock = snapshots.map_or(Ok(Clock::default()), Snapshots::clock)?;
+    if let Some(snapshots) = snapshots.filter(|_| clock.step > 0) {
         for pupil in &mut pupils {
             let name = pupil.name(operators);
             (pupil.mixer, pupil.optimiser) = snapshots.load(clock, &name, pupil.mixer.clone(), pupil.optimiser.clone(), device)?;
@@ -125,7 +160,7 @@ pub fn train<B: TrainBackend>(
     for step in clock.step..settings.steps {
         let batch = (rows.training)(step);
         clock.tokens += batch.iter().map(Vec::len).sum::<usize>();
-        let seen = observe(parent, &batch, device);
+        let seen = observe(model, teacher, &batch, device);
         let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
         let context = tracked::<B>(&seen.context);
         on_threads(&mut pupils, |pupil| pupil.learn(&seen.inputs[pupil.layer], &seen.outputs[pupil.layer], &context, rate));
@@ -133,7 +168,7 @@ pub fn train<B: TrainBackend>(
         progress(Progress::Step { tokens: clock.tokens });
         if clock.step.is_multiple_of(REPORT) || clock.step == settings.steps {
             report(&mut pupils, operators, clock.tokens, progress)?;
-            if stored.elapsed() >= snapshots.every() {
+            if let Some(snapshots) = snapshots.filter(|snapshots| stored.elapsed() >= snapshots.every()) {
                 for pupil in &pupils {
                     snapshots.save(clock, &pupil.name(operators), &pupil.mixer, &pupil.optimiser)?;
                 }
@@ -142,7 +177,7 @@ pub fn train<B: TrainBackend>(
             }
         }
     }
-    let losses = held_out(parent, &pupils, &rows.held_out, device);
+    let losses = held_out((model, teacher), &pupils, &rows.held_out, device);
     let students = pupils.into_iter().zip(losses).map(|(pupil, normalised_mse)| Trained {
         layer: pupil.layer,
         operator: operators[pupil.operator].clone(),
@@ -162,25 +197,23 @@ fn start<B: TrainBackend>(
     device: &B::Device,
 ) -> Result<Vec<Pupil<B>>, DistillError> {
     let calibration = calibrate(parent, &rows.calibration, device)?;
-    let optimiser = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(settings.weight_decay);
     let mut pupils = Vec::new();
     for (index, operator) in settings.operators.iter().enumerate() {
         let found = parent.layers.iter().zip(&calibration);
         let mut students: Vec<_> = found.map(|(layer, found)| student(operator, &config.attention, &layer.mixer, found)).collect();
         let layers: Vec<usize> = (0..students.len()).collect();
-        fit_outputs(parent, &layers, &mut students, &rows.calibration, device)?;
-        pupils.extend(students.into_iter().enumerate().map(|(layer, mixer)| Pupil {
-            layer,
-            operator: index,
-            mixer: Mixer::from_inner(mixer),
-            optimiser: optimiser.init(),
-            losses: Vec::new(),
-        }));
+        fit_outputs(parent, parent, &layers, &mut students, &rows.calibration, device)?;
+        pupils.extend(students.into_iter().enumerate().map(|(layer, mixer)| Pupil::new(layer, index, mixer, settings)));
     }
     Ok(pupils)
 }
 
 impl<B: TrainBackend> Pupil<B> {
+    fn new(layer: usize, operator: usize, mixer: Mixer<B::InnerBackend>, settings: &Settings) -> Self {
+        let optimiser = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(settings.weight_decay);
+        Self { layer, operator, mixer: Mixer::from_inner(mixer), optimiser: optimiser.init(), losses: Vec::new() }
+    }
+
     fn name(&self, operators: &[MixerConfig]) -> String {
         format!("{}-{:02}", operators[self.operator].name(), self.layer)
     }
@@ -233,7 +266,7 @@ fn report<B: TrainBackend>(
 ) -> Result<(), DistillError> {
     for (index, operator) in operators.iter().enumerate() {
         let mut normalised_mse = Vec::new();
-        for pupil in pupils.iter_mut().filter(|pupil| pupil.operator == index) {
+        for pupil in pupils.iter_mut().filter(|pupil| pupil.operator == index && !pupil.losses.is_empty()) {
             let loss = Tensor::cat(std::mem::take(&mut pupil.losses), 0).mean().into_scalar().elem::<f32>();
             if !loss.is_finite() {
                 return Err(DistillError::Diverged { layer: pupil.layer, operator: operator.name(), tokens, loss });
@@ -246,14 +279,14 @@ fn report<B: TrainBackend>(
 }
 
 fn held_out<B: TrainBackend>(
-    parent: &Decoder<B::InnerBackend>,
+    (model, teacher): (&Decoder<B::InnerBackend>, &Decoder<B::InnerBackend>),
     pupils: &[Pupil<B>],
     batches: &[Vec<Vec<u32>>],
     device: &B::Device,
 ) -> Vec<f64> {
     let mut sums = vec![0.0; pupils.len()];
     for rows in batches {
-        let seen = observe(parent, rows, device);
+        let seen = observe(model, teacher, rows, device);
         let losses = pupils.par_iter().map(|pupil| {
             let output = pupil.mixer.valid().mix(seen.inputs[pupil.layer].clone(), &seen.context);
             normalised_mse(output, seen.outputs[pupil.layer].clone()).into_scalar().elem::<f64>()

@@ -41,9 +41,11 @@ impl Sources {
     pub fn locate(manifest: &Path) -> Result<Self, EvalError> {
         let failed = |reason: String| EvalError::Metadata { manifest: manifest.into(), reason };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        // What only other platforms need has not been fetched by a build; and the workspace says which cargo it is.
         let output = Command::new(cargo)
-            .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
+            .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "host-tuple", "--manifest-path"])
             .arg(manifest)
+            .current_dir(manifest.parent().unwrap_or(Path::new("")))
             .output()
             .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {

@@ -7,10 +7,11 @@ pub mod random;
 pub mod task;
 
 pub mod batch;
+pub mod prefixes;
 pub mod scorer;
 
 pub mod efficiency;
 
 pub use error::EvalError;
-pub use scorer::{Scorer, Scores};
+pub use scorer::{Score, Scorer};
 pub use task::{Example, Metric, Split, Task};

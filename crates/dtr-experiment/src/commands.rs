@@ -7,6 +7,7 @@ use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::TrainBackend;
+use dtr_experiment::explain::explain;
 use dtr_experiment::report::Report;
 use dtr_experiment::schema::{Device, Experiment};
 use dtr_experiment::{Error, Options, log, stages, terminal};
@@ -71,6 +72,31 @@ pub fn report(directory: &Path) -> Result<(), Error> {
     stages::write_report(&report, &events, &command, &directory.join("report.json"), &page)?;
     println!("{}", terminal::summary(&report));
     println!("report: {}", page.display());
+    Ok(())
+}
+
+/// `dtr trace`.
+pub fn trace(directory: &Path) -> Result<(), Error> {
+    let experiment = Experiment::load(&directory.join("experiment.toml"), &[])?;
+    let events = log::read(&directory.join("events.jsonl"))?;
+    for task in &experiment.search().tasks {
+        let (trace, whole) = stages::replay(directory, &experiment, &events, task)?;
+        println!("{}", explain(task, experiment.search().strategy.name(), &trace, whole));
+    }
+    Ok(())
+}
+
+/// `dtr study`.
+pub fn study(directory: &Path, study: &stages::Study) -> Result<(), Error> {
+    let experiment = Experiment::load(&directory.join("experiment.toml"), &[])?;
+    let events = log::read(&directory.join("events.jsonl"))?;
+    for task in &experiment.search().tasks {
+        let rows = stages::study(directory, &experiment, &events, task, study)?;
+        let path = directory.join(format!("search/{task}/study.json"));
+        let text = serde_json::to_string_pretty(&rows).map_err(|source| Error::Unstorable { path: path.clone(), source })?;
+        dtr_experiment::atomic::write(&path, text.as_bytes())?;
+        println!("{}", terminal::study(task, study, &rows));
+    }
     Ok(())
 }
 

@@ -93,6 +93,48 @@ pub enum Error {
     #[error(transparent)]
     Distill(#[from] dtr_distill::DistillError),
 
+    /// A directory without a search to explain.
+    #[error("there is no search in {}", directory.display())]
+    #[diagnostic(help("give the directory of a run, such as runs/quickstart-1a2b3c4d, whose students are trained"))]
+    NoSearch {
+        /// The directory.
+        directory: PathBuf,
+    },
+
+    /// A run whose scores do not carry a study.
+    #[error("the run in {} does not carry this study: it needs an exhaustive search without racing, point acceptance, and more than the examples of a draw ({examples} were scored)", directory.display())]
+    #[diagnostic(help("run configs/studies/exhaustive.toml to its end first, and draw fewer examples than it scores"))]
+    NoStudy {
+        /// The run directory.
+        directory: PathBuf,
+        /// Examples scored there.
+        examples: usize,
+    },
+
+    /// What is stored of a search does not belong together.
+    #[error("{} is of another experiment than the rest of the search of {task}: its decisions would come out differently", path.display())]
+    #[diagnostic(help(
+        "a trace explains only what this version of dtr evaluated for it; run the experiment again in a directory of its own"
+    ))]
+    OtherTrace {
+        /// The file.
+        path: PathBuf,
+        /// Task's name.
+        task: String,
+    },
+
+    /// All examples of a split have one answer.
+    #[error("all {examples} examples of the {split} split of {task} have the same answer: whoever always gives it scores 100 %")]
+    #[diagnostic(help("give the task more examples, or more classes: a search on this split would replace every layer"))]
+    OneAnswer {
+        /// Task's name.
+        task: String,
+        /// Which split.
+        split: &'static str,
+        /// How many there are.
+        examples: usize,
+    },
+
     /// A task's layouts cannot be searched.
     #[error("the search cannot go on: {reason}")]
     Search {

@@ -1,5 +1,6 @@
 //! What happened in a run: typed events, appended to `events.jsonl`. Terminal, tables and reports are functions of them.
 
+use dtr_search::{Confirmation, Floor, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Part of a task's data.
@@ -79,31 +80,41 @@ pub enum Event {
         round: usize,
         /// What was scored.
         layout: String,
-        /// Task metric on the validation split, higher is better.
+        /// First example of the validation split it was scored on.
+        from: usize,
+        /// Behind the last one.
+        to: usize,
+        /// Task metric, higher is better.
         score: f64,
         /// Cross-entropy of the answers in nats.
         loss: f64,
+        /// Divergence from the parent's answers in nats.
+        divergence: f64,
         /// Work done in units of one evaluation without any reuse.
         full_evaluation_equivalents: f64,
         /// Time it took.
         seconds: f64,
     },
-    /// A round of the search was decided.
+    /// A layout was kept or refused.
     Decided {
         /// Task's name in the experiment.
         task: String,
         /// Round, from 1.
         round: usize,
-        /// Best candidate of the round.
+        /// Where the search stood.
+        before: String,
+        /// What was proposed.
         layout: String,
-        /// Its score.
+        /// Its score on the examples that choose.
         score: f64,
-        /// Lowest score allowed.
+        /// Lowest score allowed there.
         minimum: f64,
-        /// Whether the swap was committed; otherwise the search ended here.
-        committed: bool,
+        /// What became of it.
+        verdict: Verdict,
         /// Whether this became `m_best`.
         best: bool,
+        /// What other examples say of it, where they were asked.
+        confirmation: Option<Confirmation>,
     },
     /// A search ended.
     Searched {
@@ -113,14 +124,29 @@ pub enum Event {
         metric: String,
         /// Strategy's name.
         strategy: String,
-        /// Share of the parent's score that must be kept.
-        floor: f64,
-        /// Layouts scored.
+        /// Lowest score: a share of the parent's, or a score.
+        floor: Floor,
+        /// Whether the goal was reached.
+        reached: bool,
+        /// Layouts scored, on however many examples.
         evaluations: usize,
         /// Work in units of one evaluation without any reuse.
         full_evaluation_equivalents: f64,
         /// Time it took.
         seconds: f64,
+    },
+    /// `m_opt` was trained towards the parent's answers, and that did it good: from here on it is meant by its name.
+    Recovered {
+        /// Task's name in the experiment.
+        task: String,
+        /// Score before, on examples that confirm, or that choose where none do.
+        before: f64,
+        /// And after.
+        after: f64,
+        /// Score on the test split before.
+        test_before: f64,
+        /// And after.
+        test_after: f64,
     },
     /// Final scores of the parent, `m_best` or `m_opt`.
     Tested {

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use dtr_search::Verdict;
 use minijinja::{AutoEscape, Environment, Value, context};
 
 use crate::charts::{Frame, Series, lines};
 use crate::events::{Event, Model};
-use crate::report::{Hybrid, Report, Task};
+use crate::report::{Hybrid, Report, Task, replaced};
+use crate::terminal::{confirmed, floor};
 
 /// The page for a run that is done, goes on, or broke off. `command` reproduces it.
 ///
@@ -49,7 +51,7 @@ fn searching(report: &Report) -> Vec<String> {
 
 fn task_context(name: &str, task: &Task, report: &Report, events: &[Event]) -> Value {
     let tested = !task.m_opt.layout.is_empty();
-    let share = task.kept(&task.m_opt);
+    let share = task.standing(&task.m_opt);
     let short = share.map_or(0.0, |share| task.search.floor - share);
     context! {
         name,
@@ -60,7 +62,10 @@ fn task_context(name: &str, task: &Task, report: &Report, events: &[Event]) -> V
         test => percent(task.m_opt.test),
         parent_test => percent(task.parent.test),
         share => share.map(percent),
-        floor => percent(task.search.floor),
+        floor => floor(task),
+        strategy => task.search.strategy.clone(),
+        confirmed => confirmed(task),
+        reached => task.search.reached,
         broken => tested && short > 0.0,
         short => format!("{:.1}", 100.0 * short),
         rows => if tested { table(task) } else { vec![] },
@@ -105,11 +110,12 @@ fn rounds(name: &str, events: &[Event]) -> Vec<Value> {
     let mut before: Option<String> = None;
     let mut rounds = Vec::new();
     for event in events {
-        let (layout, round, score, committed) = match event {
-            Event::Evaluated { task, round: 0, layout, score, .. } if task == name => (layout, 0, *score, true),
-            Event::Decided { task, round, layout, score, committed, .. } if task == name => (layout, *round, *score, *committed),
+        let (layout, round, score, verdict) = match event {
+            Event::Evaluated { task, round: 0, from: 0, layout, score, .. } if task == name => (layout, 0, *score, Verdict::Kept),
+            Event::Decided { task, round, layout, score, verdict, .. } if task == name => (layout, *round, *score, *verdict),
             _ => continue,
         };
+        let committed = matches!(verdict, Verdict::Kept | Verdict::GoneOn);
         let earlier: Vec<char> = before.as_deref().unwrap_or(layout).chars().collect();
         let cells: Vec<Value> = layout
             .chars()
@@ -125,7 +131,13 @@ fn rounds(name: &str, events: &[Event]) -> Vec<Value> {
                 context! { letter => letter.to_string(), class, layer }
             })
             .collect();
-        rounds.push(context! { round, cells, score => percent(score), committed });
+        let word = match verdict {
+            Verdict::Kept => "",
+            Verdict::GoneOn => "on the way",
+            Verdict::BelowFloor => "refused",
+            Verdict::Unconfirmed => "not confirmed",
+        };
+        rounds.push(context! { round, cells, score => percent(score), committed, word });
         if committed {
             before = Some(layout.clone());
         }
@@ -138,22 +150,22 @@ fn score_chart(name: &str, task: &Task, events: &[Event]) -> String {
     let (mut floor, mut parent) = (None, None);
     for event in events {
         match event {
-            Event::Evaluated { task, round: 0, score, .. } if task == name => {
+            Event::Evaluated { task, round: 0, from: 0, score, .. } if task == name => {
                 best.push((0.0, 100.0 * score));
                 parent = Some(100.0 * score);
             }
-            Event::Decided { task, round, score, minimum, .. } if task == name => {
-                best.push((*round as f64, 100.0 * score));
+            Event::Decided { task, layout, score, minimum, .. } if task == name => {
+                best.push((replaced(layout) as f64, 100.0 * score));
                 floor = Some(100.0 * minimum);
             }
             _ => {}
         }
     }
-    // A run that was started again tells of the same rounds once more.
-    best.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // The best of each size; a run that was started again tells of the same layouts once more.
+    best.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
     best.dedup_by_key(|point| point.0);
     let levels: Vec<(f64, &str)> = [(parent, "parent"), (floor, "floor")].into_iter().filter_map(|(at, name)| Some((at?, name))).collect();
-    let title = format!("{name}: best validation score of each round against layers replaced");
+    let title = format!("{name}: best validation score of each number of layers replaced");
     let y = format!("{}, % (validation)", if task.metric.is_empty() { "score" } else { &task.metric });
     let frame = Frame { title: &title, x: "layers replaced", y: &y, levels: &levels, doublings: false, decades: false, named: false };
     lines(&frame, &[Series { name: "best of round".into(), points: best }])
@@ -232,11 +244,14 @@ mod tests {
 
     fn evaluated(round: usize, layout: &str, score: f64) -> Event {
         let task = "recall".to_owned();
-        Event::Evaluated { task, round, layout: layout.into(), score, loss: 0.1, full_evaluation_equivalents: 1.0, seconds: 2.0 }
+        let (from, to, loss, divergence, full_evaluation_equivalents, seconds) = (0, 64, 0.1, 0.0, 1.0, 2.0);
+        Event::Evaluated { task, round, layout: layout.into(), from, to, score, loss, divergence, full_evaluation_equivalents, seconds }
     }
 
     fn decided(round: usize, layout: &str, score: f64, committed: bool) -> Event {
-        Event::Decided { task: "recall".into(), round, layout: layout.into(), score, minimum: 0.9, committed, best: committed }
+        let verdict = if committed { Verdict::Kept } else { Verdict::BelowFloor };
+        let (task, before, layout, confirmation) = ("recall".into(), "SS".into(), layout.into(), None);
+        Event::Decided { task, round, before, layout, score, minimum: 0.9, verdict, best: committed, confirmation }
     }
 
     fn begun() -> Vec<Event> {
@@ -262,7 +277,8 @@ mod tests {
                 task: "recall".into(),
                 metric: "exact match".into(),
                 strategy: "greedy".into(),
-                floor: 0.95,
+                floor: dtr_search::Floor::Share(0.95),
+                reached: false,
                 evaluations: 4,
                 full_evaluation_equivalents: 3.5,
                 seconds: 8.0,
@@ -294,7 +310,7 @@ mod tests {
     fn a_run_under_way_shows_what_was_replaced_so_far() {
         let page = page(&begun());
         assert!(page.contains("not complete") && page.contains("searching recall"));
-        assert!(page.contains(r#"class="cell new" title="layer 0: G""#) && page.contains("best validation score of each round"));
+        assert!(page.contains(r#"class="cell new" title="layer 0: G""#) && page.contains("best validation score of each number"));
         assert!(!page.contains("<b>first") && page.contains("&lt;b&gt;first"));
         assert!(super::render(&Report::default(), &[], "").contains("No task has been searched"));
     }
@@ -302,7 +318,7 @@ mod tests {
     #[test]
     fn a_broken_floor_is_said_and_a_refused_swap_shown() {
         let broken = page(&ended(0.9, 0.81));
-        assert!(broken.contains("floor of 95.0 % broken on test, by 5.0 points") && broken.contains("refused"));
+        assert!(broken.contains("floor of 95 % of the parent broken on test, by 5.0 points") && broken.contains("refused"));
         let held = page(&ended(0.9, 0.88));
         assert!(held.contains("holds on test") && !held.contains("broken on test"));
     }

@@ -6,6 +6,7 @@ pub mod schema;
 
 pub mod atomic;
 pub mod events;
+pub mod explain;
 pub mod log;
 pub mod run_dir;
 

@@ -43,6 +43,28 @@ enum Command {
         /// The run directory.
         directory: PathBuf,
     },
+    /// Do the searches of a run again from what is stored of them, without a model, and explain every decision.
+    Trace {
+        /// The run directory.
+        directory: PathBuf,
+    },
+    /// Compare all strategies on the scores of a run that searched exhaustively (configs/studies/exhaustive.toml).
+    Study {
+        /// The run directory.
+        directory: PathBuf,
+        /// Draws of examples that every strategy is tried on.
+        #[arg(long, default_value_t = 200)]
+        draws: usize,
+        /// Examples of a draw that a search may use; the others tell what is true.
+        #[arg(long, default_value_t = 1024)]
+        examples: usize,
+        /// Share of the parent's score to keep.
+        #[arg(long, default_value_t = 0.95)]
+        floor: f64,
+        /// Confidence of the rule that keeps its word.
+        #[arg(long, default_value_t = 0.9)]
+        confidence: f64,
+    },
     /// Continue a prompt.
     Generate {
         #[command(flatten)]
@@ -113,6 +135,10 @@ fn main() -> ExitCode {
         Command::Run { experiment, runs, quiet } => commands::run(&experiment.file, &experiment.overrides(), runs, quiet),
         Command::Check { experiment } => commands::check(&experiment.file, &experiment.overrides()),
         Command::Report { directory } => commands::report(&directory),
+        Command::Trace { directory } => commands::trace(&directory),
+        Command::Study { directory, draws, examples, floor, confidence } => {
+            commands::study(&directory, &dtr_experiment::stages::Study { draws, examples, floor, confidence })
+        }
         Command::Generate { model, prompt, max_new_tokens, temperature, seed, json } => {
             let sampling = dtr_models::generate::Sampling { temperature, seed };
             commands::generate(&model.model, model.device, &prompt, max_new_tokens, sampling, json)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dtr_search::{Confirmation, Floor, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::events::{Event, Model};
@@ -99,14 +100,31 @@ pub struct Baseline {
 pub struct Search {
     /// Strategy's name.
     pub strategy: String,
-    /// Share of the parent's score that must be kept.
+    /// Lowest score: a share of the parent's, or the score itself.
     pub floor: f64,
+    /// Whether the floor is a score itself.
+    pub floor_is_score: bool,
+    /// Whether the goal was reached.
+    pub reached: bool,
     /// Layouts scored.
     pub evaluations: usize,
     /// Work in units of one evaluation without any reuse.
     pub full_evaluation_equivalents: f64,
     /// Time it took.
     pub seconds: f64,
+}
+
+/// What training the whole hybrid did to its scores.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// On examples that confirm, before.
+    pub before: f64,
+    /// And after.
+    pub after: f64,
+    /// On the test split, before.
+    pub test_before: f64,
+    /// And after.
+    pub test_after: f64,
 }
 
 /// Results of one task.
@@ -120,6 +138,10 @@ pub struct Task {
     pub m_best: Hybrid,
     /// The most linear hybrid above the floor.
     pub m_opt: Hybrid,
+    /// What examples that chose nothing said of `m_opt` when it was kept.
+    pub confirmation: Option<Confirmation>,
+    /// What recovery did to `m_opt`.
+    pub recovery: Option<Recovered>,
     /// Layouts with as many layers replaced as `m_opt`, found without search.
     pub baselines: Vec<Baseline>,
     /// What the search cost.
@@ -144,6 +166,11 @@ pub struct Efficiency {
 }
 
 impl Task {
+    /// How a hybrid stands to the floor on the test split: what it keeps of the parent's score, or the score itself.
+    pub fn standing(&self, hybrid: &Hybrid) -> Option<f64> {
+        if self.search.floor_is_score { Some(hybrid.test) } else { self.kept(hybrid) }
+    }
+
     /// Share of the parent's test score that a hybrid keeps; nothing where the parent scores 0.
     pub fn kept(&self, hybrid: &Hybrid) -> Option<f64> {
         (self.parent.test > 0.0).then(|| hybrid.test / self.parent.test)
@@ -172,10 +199,15 @@ impl Report {
             Event::Distilled { tokens, tokens_per_second } => {
                 (self.distillation.tokens, self.distillation.tokens_per_second) = (tokens, tokens_per_second);
             }
-            Event::Searched { task, metric, strategy, floor, evaluations, full_evaluation_equivalents, seconds } => {
+            Event::Searched { task, metric, strategy, floor, reached, evaluations, full_evaluation_equivalents, seconds } => {
                 let task = self.task(task);
                 task.metric = metric;
-                task.search = Search { strategy, floor, evaluations, full_evaluation_equivalents, seconds };
+                let (floor, floor_is_score) = (floor.value(), matches!(floor, Floor::Score { .. }));
+                task.search = Search { strategy, floor, floor_is_score, reached, evaluations, full_evaluation_equivalents, seconds };
+            }
+            Event::Decided { task, verdict: Verdict::Kept, confirmation, .. } => self.task(task).confirmation = confirmation,
+            Event::Recovered { task, before, after, test_before, test_after } => {
+                self.task(task).recovery = Some(Recovered { before, after, test_before, test_after });
             }
             Event::Tested { task, model, layout, validation, test } => {
                 let hybrid = Hybrid { replaced: replaced(&layout), layout, validation, test };
@@ -209,6 +241,6 @@ impl Report {
 }
 
 /// Layers of a layout that are not the parent's.
-fn replaced(layout: &str) -> usize {
+pub(crate) fn replaced(layout: &str) -> usize {
     layout.chars().filter(|&letter| letter != 'S').count()
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     device::{Device, UnknownDevice},
-    raw::{Distill, Efficiency, Operator, Phonebook, RustText, Search, SnippetOrigin},
+    raw::{Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustText, Search, SnippetOrigin, Trained},
 };
 use self::{
     document::{Document, Sources},

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::events::Model;
 use crate::report::{Hybrid, Report, Task};
+use crate::stages::{Row, Study};
 
 /// Between two lines of progress where there is no terminal.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -112,7 +113,7 @@ pub fn summary(report: &Report) -> String {
             parts.push(format!("{name}: {state}"));
             continue;
         }
-        let title = format!("{name} ({}), floor {:.0} % of the parent", task.metric, 100.0 * task.search.floor);
+        let title = format!("{name} ({}), {}, floor {}", task.metric, task.search.strategy, floor(task));
         parts.push(format!("{title}\n{}\n{}", task_table(task), verdict(name, task)));
     }
     if !report.efficiency.is_empty() {
@@ -156,14 +157,68 @@ fn task_table(task: &Task) -> Table {
     table
 }
 
-/// Whether the floor held on the test split, and by how much it did not.
+/// The floor in words.
+pub(crate) fn floor(task: &Task) -> String {
+    let of = if task.search.floor_is_score { "" } else { " of the parent" };
+    format!("{:.0} %{of}", 100.0 * task.search.floor)
+}
+
+/// Whether the floor held on the test split, and by how much it did not; and what was known before.
 fn verdict(name: &str, task: &Task) -> String {
-    let floor = task.search.floor;
-    let Some(share) = task.kept(&task.m_opt) else {
+    let Some(share) = task.standing(&task.m_opt) else {
         return format!("{name}: the parent scores 0 on the test split, so nothing can be said of a share of it.");
     };
-    let kept = format!("{name}: m_opt keeps {:.1} % of the parent on the test split; the floor of {:.0} %", 100.0 * share, 100.0 * floor);
-    if share >= floor { format!("{kept} holds.") } else { format!("{kept} is BROKEN there, by {:.1} points.", 100.0 * (floor - share)) }
+    let of = if task.search.floor_is_score { "scores" } else { "keeps" };
+    let kept = format!(
+        "{name}: m_opt {of} {:.1} %{} on the test split; the floor of {:.0} %",
+        100.0 * share,
+        parent(task),
+        100.0 * task.search.floor
+    );
+    let short = task.search.floor - share;
+    let held = if short > 0.0 { format!("{kept} is BROKEN there, by {:.1} points.", 100.0 * short) } else { format!("{kept} holds.") };
+    [Some(held), confirmed(task)].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+fn parent(task: &Task) -> &'static str {
+    if task.search.floor_is_score { "" } else { " of the parent" }
+}
+
+/// What was known of `m_opt` before the test split was looked at.
+pub(crate) fn confirmed(task: &Task) -> Option<String> {
+    if let Some(found) = task.recovery {
+        let [before, after] = [found.test_before, found.test_after].map(|score| 100.0 * score);
+        return Some(format!("Recovery took it from {before:.1} to {after:.1} % on the test split."));
+    }
+    let found = task.confirmation?;
+    let sure = 100.0 * (1.0 - found.error);
+    let (lower, estimate) = (100.0 * found.lower, 100.0 * found.estimate);
+    Some(format!(
+        "Confirmed when it was kept: {estimate:.1} %{}, at least {lower:.1} % with {sure:.1} % confidence, on {} examples.",
+        parent(task),
+        found.examples
+    ))
+}
+
+/// A study as a table.
+pub fn study(task: &str, study: &Study, rows: &[Row]) -> String {
+    let mut table = table(&["strategy", "layers replaced", "floor broken", "of parent", "layouts", "evaluations"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for row in rows {
+        table.add_row([
+            Cell::new(&row.name),
+            Cell::new(format!("{:.2} ± {:.2}", row.replaced, row.replaced_margin)),
+            percent(row.broken),
+            percent(row.kept),
+            Cell::new(format!("{:.1}", row.layouts)),
+            Cell::new(format!("{:.1}", row.evaluations)),
+        ]);
+    }
+    let Study { draws, examples, floor, confidence } = study;
+    let (floor, confidence) = (100.0 * floor, 100.0 * confidence);
+    format!("{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {examples} examples\n{table}")
 }
 
 fn efficiency_table(report: &Report) -> Table {

@@ -226,6 +226,46 @@ fn a_plan_is_checked_without_work() {
 }
 
 #[test]
+fn every_room_of_the_search_works_and_its_trace_explains_it() {
+    let runs = tempfile::tempdir().expect("a directory");
+    let more = [
+        "seed=4",
+        "search.strategy=\"floating\"",
+        "search.rank=\"loss\"",
+        "search.racing={ statistical = { error = 0.05 } }",
+        "search.acceptance={ bound = { confirm = 0.5, confidence = 0.6, retries = 1 } }",
+        "search.swaps=2",
+        "search.goal={ cache-bytes = { at-most = 1.0, context = 64 } }",
+        "search.refit={ every = 1, tokens = 1280, learning-rate = 1e-3 }",
+        "search.recovery={ tokens = 1280, learning-rate = 1e-3, task-weight = 0.1, trained = { lora = 2 }, norms-and-embeddings = false }",
+        "tasks.phonebook.validation=160",
+    ];
+    succeeds(&mut small_run(runs.path(), &more));
+    let run = only_directory(runs.path());
+    let report = report(&run);
+    let search = &report["tasks"]["phonebook"]["search"];
+    assert_eq!((search["strategy"].as_str(), search["reached"].as_bool()), (Some("floating"), Some(false)), "one byte is not enough");
+    let confirmation = &report["tasks"]["phonebook"]["confirmation"];
+    assert!(confirmation["lower"].as_f64().expect("a bound") >= 0.95 && confirmation["examples"] == 80);
+    let directory = run.to_str().expect("text");
+    let told = String::from_utf8(succeeds(&mut dtr(&["trace", directory])).stdout).expect("text");
+    for part in ["phonebook: floating", "kept, score", "lower bound", "stayed full", "full evaluations"] {
+        assert!(told.contains(part), "{part:?} is missing in {told}");
+    }
+    // Nothing is left to do: the second start finds every unit, refits and recovery among them.
+    let before = findings(&run);
+    succeeds(&mut small_run(runs.path(), &more));
+    assert_eq!(findings(&run), before);
+
+    let units = run.join("search/phonebook/validation/0/SSSSSSSS");
+    let unit = std::fs::read_dir(units).expect("units").map(|entry| entry.expect("an entry").path()).max().expect("a unit");
+    let text = std::fs::read_to_string(&unit).expect("a unit");
+    std::fs::write(&unit, text.replacen("\"key\":\"", "\"key\":\"0", 1)).expect("written");
+    fails(&mut dtr(&["trace", directory]), &["another experiment", "phonebook"]);
+    fails(&mut dtr(&["study", directory]), &["does not carry this study", "exhaustive"]);
+}
+
+#[test]
 fn bad_input_gets_one_clear_error() {
     let runs = tempfile::tempdir().expect("a directory");
     let check = |set: &str, parts: &[&str]| fails(&mut small_run(runs.path(), &[set]), parts);

@@ -4,38 +4,77 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
 
-/// One evaluated layout.
+/// One evaluation of a layout on some examples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Round, 0 for the parent.
     pub round: usize,
     /// What was scored.
     pub layout: Layout,
-    /// Its score.
+    /// First example.
+    pub from: usize,
+    /// Behind the last example.
+    pub to: usize,
+    /// Mean score on them.
     pub score: f64,
-    /// Its cross-entropy in nats.
+    /// Mean cross-entropy in nats.
     pub loss: f64,
-    /// Work in units of one evaluation without any reuse.
+    /// Mean divergence from the parent in nats.
+    pub divergence: f64,
+    /// Work in units of one evaluation of all examples without any reuse.
     pub full_evaluation_equivalents: f64,
     /// Time it took.
     pub seconds: f64,
 }
 
-/// What became of a round's best candidate.
+/// What examples that chose nothing say of a layout.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// Number of examples.
+    pub examples: usize,
+    /// Score as a share of the parent's, or the score itself, as the floor is given.
+    pub estimate: f64,
+    /// One-sided lower confidence bound of it.
+    pub lower: f64,
+    /// The floor.
+    pub minimum: f64,
+    /// Probability that the bound is above the truth.
+    pub error: f64,
+}
+
+/// What became of a layout that was proposed, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Kept: a result, and where the search goes on.
+    Kept,
+    /// No result, but where the search goes on, because no layout of this size was better.
+    GoneOn,
+    /// Refused: its score on the examples that choose is below the floor.
+    BelowFloor,
+    /// Refused: other examples do not make it sure enough that it holds the floor.
+    Unconfirmed,
+}
+
+/// A layout that was proposed, and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// Round, from 1.
     pub round: usize,
-    /// The candidate.
+    /// Where the search stood.
+    pub from: Layout,
+    /// What was proposed.
     pub layout: Layout,
-    /// Its score.
+    /// Its score on the examples that choose.
     pub score: f64,
-    /// Lowest score allowed.
+    /// Lowest score allowed there.
     pub minimum: f64,
-    /// Whether its swap was kept; otherwise the search ended here.
-    pub committed: bool,
+    /// What became of it.
+    pub verdict: Verdict,
     /// Whether it is at least as good as the best so far, the parent included.
     pub best: bool,
+    /// What other examples say of it, where they were asked.
+    pub confirmation: Option<Confirmation>,
 }
 
 /// A whole search.
@@ -43,27 +82,27 @@ pub struct Decision {
 pub struct Trace {
     /// Where it began.
     pub parent: Layout,
-    /// Lowest score allowed.
+    /// Lowest score allowed on the examples that choose.
     pub minimum: f64,
     /// Everything scored, in order.
     pub evaluations: Vec<Step>,
-    /// One decision a round.
+    /// Everything decided, in order.
     pub decisions: Vec<Decision>,
+    /// Whether the goal was reached.
+    pub reached: bool,
 }
 
 impl Trace {
     /// The layout with the highest score, the most linear one on a tie.
     pub fn m_best(&self) -> &Layout {
-        self.last(|decision| decision.best)
+        self.decisions.iter().rev().find(|decision| decision.best).map_or(&self.parent, |decision| &decision.layout)
     }
 
-    /// The most linear layout above the floor.
+    /// The most linear layout that was kept, of several the one with the highest score, the last on a tie.
     pub fn m_opt(&self) -> &Layout {
-        self.last(|decision| decision.committed)
-    }
-
-    fn last(&self, chosen: impl Fn(&Decision) -> bool) -> &Layout {
-        self.decisions.iter().rev().find(|decision| chosen(decision)).map_or(&self.parent, |decision| &decision.layout)
+        let kept = self.decisions.iter().filter(|decision| decision.verdict == Verdict::Kept);
+        let order = |a: &&Decision, b: &&Decision| a.layout.replaced().cmp(&b.layout.replaced()).then(a.score.total_cmp(&b.score));
+        kept.max_by(order).map_or(&self.parent, |decision| &decision.layout)
     }
 
     /// Work of all evaluations in units of one without any reuse.
@@ -76,17 +115,11 @@ impl Trace {
         self.evaluations.iter().map(|step| step.seconds).sum()
     }
 
-    /// Evaluated layouts that no other beats in score without replacing fewer layers, most linear last.
-    pub fn pareto_front(&self) -> Vec<&Step> {
-        let mut steps: Vec<&Step> = self.evaluations.iter().collect();
-        steps.sort_by(|a, b| b.layout.replaced().cmp(&a.layout.replaced()).then(b.score.total_cmp(&a.score)));
-        let mut best = f64::NEG_INFINITY;
-        steps.retain(|step| {
-            let better = step.score > best;
-            best = best.max(step.score);
-            better
-        });
-        steps.reverse();
-        steps
+    /// Number of layouts scored, on however many examples.
+    pub fn layouts(&self) -> usize {
+        let mut layouts: Vec<&Layout> = self.evaluations.iter().map(|step| &step.layout).collect();
+        layouts.sort_unstable();
+        layouts.dedup();
+        layouts.len()
     }
 }

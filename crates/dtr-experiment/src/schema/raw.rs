@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use dtr_search::{Acceptance, Floor, Racing, Signal, Strategy};
 use serde::{Deserialize, Serialize};
 
 /// The whole file.
@@ -136,10 +137,94 @@ pub struct RustText {
 pub struct Search {
     /// Tasks that get a hybrid.
     pub tasks: Vec<String>,
-    /// Share of the parent's validation score to keep, in `(0, 1]`.
-    pub floor: f64,
+    /// Lowest validation score: a share of the parent's, or a score.
+    pub floor: Floor,
+    /// How layouts are proposed.
+    pub strategy: Strategy,
+    /// What candidates are ranked by.
+    pub rank: Signal,
+    /// How thriftily.
+    pub racing: Racing,
+    /// On which evidence a layout is kept.
+    pub acceptance: Acceptance,
+    /// Swaps that one round may commit together.
+    pub swaps: usize,
+    /// When to stop.
+    pub goal: Goal,
     /// Layouts drawn at random to compare with.
     pub random_layouts: usize,
+    /// Students made anew on the hybrid's own inputs while the search goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refit: Option<Refit>,
+    /// The whole hybrid trained towards the parent's answers when the search is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
+}
+
+/// When a search has what it was asked for. What costs is measured on the device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Goal {
+    /// As many layers as the floor allows.
+    Floor,
+    /// So many layers.
+    Replaced(usize),
+    /// Bytes of keys, values and states of one sequence.
+    CacheBytes(Limit),
+    /// Time to read the context.
+    PrefillSeconds(Limit),
+    /// Time to generate one token after the context.
+    DecodeSeconds(Limit),
+}
+
+/// A cost at one context length.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Limit {
+    /// The most it may be.
+    pub at_most: f64,
+    /// Tokens of context.
+    pub context: usize,
+}
+
+/// Students made anew on the hybrid's own inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Refit {
+    /// After so many layouts kept.
+    pub every: usize,
+    /// Tokens trained on each time.
+    pub tokens: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+}
+
+/// The whole hybrid trained towards the parent's answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Recovery {
+    /// Tokens trained on.
+    pub tokens: usize,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Weight of the next token's cross-entropy beside the divergence from the parent.
+    pub task_weight: f64,
+    /// What is trained: `mixers` that were put in, `all` weights, or all matrices of them by an update of low rank.
+    pub trained: Trained,
+    /// Whether norms and embeddings, too, where all is trained.
+    pub norms_and_embeddings: bool,
+}
+
+/// Weights that recovery trains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum Trained {
+    /// Those of the mixers that were put in.
+    Mixers,
+    /// Those of all blocks.
+    All,
+    /// Those of all blocks, matrices by an update of this rank.
+    Lora(usize),
 }
 
 /// How speed and memory are measured.

@@ -126,7 +126,7 @@ fn bad_overrides_name_themselves() {
     check_override("serch.floor", "0.9", &["unknown field `serch`", "`search`"]);
     check_override("", "0.9", &["unknown field ``"]);
     check_override("search.floor", "1.5", &["`search.floor` must be a share", "found 1.5"]);
-    check_override("search.floor", "high", &["invalid type: string \"high\", expected f64"]);
+    check_override("search.floor", "high", &["invalid type: string \"high\", expected a share of the parent's score"]);
     check_override("search.floor", "0.5\nx = 1", &["invalid type: string"]);
     check_override("device.index", "1", &["`device`, which is of type string"]);
     check_override("operators.0", "1", &["`operators`, which is of type array"]);

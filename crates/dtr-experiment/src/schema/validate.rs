@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Device, Distill, Efficiency, Operator, Search, Task, TaskKind, UnknownDevice, document::Document, raw::RawTask};
+use dtr_search::{Acceptance, Racing, Signal};
+
+use super::{
+    Device, Distill, Efficiency, Goal, Limit, Operator, Search, Task, TaskKind, Trained, UnknownDevice, document::Document, raw::RawTask,
+};
 use crate::error::Error;
 
 /// Checks values, and reports one that makes no sense at its place in the document.
@@ -194,13 +198,7 @@ impl Checker<'_> {
             &distill.calibration_tokens,
             "raise calibration-tokens, or lower length",
         )?;
-        self.require(
-            distill.learning_rate > 0.0 && distill.learning_rate.is_finite(),
-            &key("learning-rate"),
-            "above 0 and finite",
-            &distill.learning_rate,
-            "2e-3 is a good beginning",
-        )?;
+        self.rate(&key("learning-rate"), distill.learning_rate)?;
         self.require(
             (0.0..1.0).contains(&distill.warmup),
             &key("warmup"),
@@ -231,13 +229,67 @@ impl Checker<'_> {
         for (index, task) in search.tasks.iter().enumerate() {
             self.known(&["search", "tasks", &index.to_string()], task, tasks)?;
         }
+        let key = |last| ["search", last];
+        let inside = |number: f64| number > 0.0 && number < 1.0;
+        let floor = search.floor.value();
         self.require(
-            search.floor > 0.0 && search.floor <= 1.0,
-            &["search", "floor"],
-            "a share of the parent's score, above 0 and at most 1",
-            &search.floor,
+            floor > 0.0 && floor <= 1.0,
+            &key("floor"),
+            "a share of the parent's score, or a score, above 0 and at most 1",
+            &floor,
             "write 0.95 to keep 95 % of the score",
-        )
+        )?;
+        if let Racing::Statistical { error } = search.racing {
+            let key = ["search", "racing", "statistical", "error"];
+            self.require(inside(error), &key, "a probability between 0 and 1", &error, "write 0.05")?;
+        }
+        self.require(
+            search.racing != Racing::Exact || search.rank == Signal::Score,
+            &key("racing"),
+            "`off` or statistical racing where candidates are ranked by something without bounds",
+            &"`exact`",
+            "rank by `score`, or write { statistical = { error = 0.05 } }",
+        )?;
+        if let Acceptance::Bound { confirm, confidence, .. } = search.acceptance {
+            let key = |last| ["search", "acceptance", "bound", last];
+            self.require(inside(confirm), &key("confirm"), "a share of the examples between 0 and 1", &confirm, "write 0.5")?;
+            self.require(inside(confidence), &key("confidence"), "a probability between 0 and 1", &confidence, "write 0.95")?;
+        }
+        self.positive(&key("swaps"), search.swaps)?;
+        match &search.goal {
+            Goal::Floor => {}
+            Goal::Replaced(count) => self.positive(&["search", "goal", "replaced"], *count)?,
+            Goal::CacheBytes(limit) => self.limit("cache-bytes", limit)?,
+            Goal::PrefillSeconds(limit) => self.limit("prefill-seconds", limit)?,
+            Goal::DecodeSeconds(limit) => self.limit("decode-seconds", limit)?,
+        }
+        if let Some(refit) = &search.refit {
+            self.positive(&["search", "refit", "every"], refit.every)?;
+            self.positive(&["search", "refit", "tokens"], refit.tokens)?;
+            self.rate(&["search", "refit", "learning-rate"], refit.learning_rate)?;
+        }
+        if let Some(recovery) = &search.recovery {
+            let key = |last| ["search", "recovery", last];
+            self.positive(&key("tokens"), recovery.tokens)?;
+            self.rate(&key("learning-rate"), recovery.learning_rate)?;
+            let weight = recovery.task_weight;
+            self.require(weight >= 0.0 && weight.is_finite(), &key("task-weight"), "at least 0 and finite", &weight, "write 0.0 for none")?;
+            if let Trained::Lora(rank) = recovery.trained {
+                self.positive(&["search", "recovery", "trained", "lora"], rank)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn limit(&self, goal: &str, limit: &Limit) -> Result<(), Error> {
+        let key = |last| ["search", "goal", goal, last];
+        let most = limit.at_most;
+        self.require(most > 0.0 && most.is_finite(), &key("at-most"), "above 0 and finite", &most, "write what the hybrid may take")?;
+        self.positive(&key("context"), limit.context)
+    }
+
+    fn rate(&self, key: &[&str], rate: f64) -> Result<(), Error> {
+        self.require(rate > 0.0 && rate.is_finite(), key, "above 0 and finite", &rate, "2e-3 is a good beginning")
     }
 
     pub(super) fn efficiency(&self, efficiency: &Efficiency) -> Result<(), Error> {

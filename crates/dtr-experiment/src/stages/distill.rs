@@ -158,7 +158,7 @@ fn record_path(layer: usize, operator: &MixerConfig) -> String {
 }
 
 /// The rows of one step or purpose: each from a task drawn by its weight.
-fn batch(experiment: &Experiment, tasks: &Tasks, purpose: &str) -> Vec<Vec<u32>> {
+pub(super) fn batch(experiment: &Experiment, tasks: &Tasks, purpose: &str) -> Vec<Vec<u32>> {
     let distill = experiment.distill();
     let mut random = random::stream(&format!("{}/{purpose}", experiment.seed()));
     let total: f64 = distill.mixture.values().sum();

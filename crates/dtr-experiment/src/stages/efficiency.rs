@@ -22,16 +22,12 @@ struct Speed {
 }
 
 impl Run<'_> {
-    pub(super) fn measure<B: MixerBackend>(
-        &mut self,
-        parent: &Parent<B>,
-        bank: &Bank<B>,
-        found: &[Found],
-        device: &B::Device,
-    ) -> Result<(), Error> {
+    pub(super) fn measure<B: MixerBackend>(&mut self, parent: &Parent<B>, found: &[Found<B>], device: &B::Device) -> Result<(), Error> {
         let settings = self.experiment.efficiency();
-        let layouts: BTreeSet<Layout> = found.iter().flat_map(Found::models).map(|(_, layout)| layout).collect();
+        // What a layout costs does not depend on what its students learnt.
+        let layouts: BTreeSet<Layout> = found.iter().flat_map(Found::models).map(|(_, (layout, _))| layout).collect();
         let layouts: Vec<Layout> = layouts.into_iter().collect();
+        let Some(bank) = found.first().map(|found| &found.banks[0]) else { return Ok(()) };
         let bar = self.progress.stage("measuring speed", (settings.contexts.len() * settings.repetitions * layouts.len()) as u64, "runs");
         let key = key(&(&parent.identity, &bank.identity, settings, &layouts));
         for &context in &settings.contexts {
@@ -44,7 +40,7 @@ impl Run<'_> {
                 speeds
             };
             for found in found {
-                for (model, layout) in found.models() {
+                for (model, (layout, _)) in found.models() {
                     let at = layouts.iter().position(|other| *other == layout).expect("every layout is measured");
                     let Speed { prefill_tokens_per_second, decode_tokens_per_second, cache_bytes } = speeds[at];
                     let task = found.task.clone();

@@ -3,15 +3,20 @@
 mod distill;
 mod efficiency;
 mod export;
+mod objective;
 mod prepare;
+mod refit;
+mod replay;
 mod search;
+mod study;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use burn::prelude::Backend;
 use dtr_attention::TrainBackend;
-use dtr_models::MixerConfig;
+use dtr_models::{Decoder, MixerConfig};
 use dtr_search::Layout;
 
 use crate::error::Error;
@@ -22,8 +27,11 @@ use crate::run_dir::RunDir;
 use crate::schema::Experiment;
 use crate::terminal::Progress;
 use crate::{atomic, html};
+use objective::Banks;
 
 pub use prepare::{Plan, plan};
+pub use replay::replay;
+pub use study::{Row, Study, study};
 
 /// How a run is started.
 #[derive(Debug, Clone)]
@@ -46,17 +54,21 @@ struct Run<'a> {
     command: &'a str,
 }
 
-/// The layouts a task's search ended with.
-struct Found {
+/// The layouts a task's search ended with, each with the generation of its students.
+struct Found<B: Backend> {
     task: String,
-    m_best: Layout,
-    m_opt: Layout,
+    m_best: (Layout, usize),
+    m_opt: (Layout, usize),
+    banks: Banks<B>,
+    /// `m_opt` after recovery, if that did it good.
+    recovered: Option<Decoder<B>>,
 }
 
-impl Found {
+impl<B: Backend> Found<B> {
     /// The models a task is reported with.
-    fn models(&self) -> [(Model, Layout); 3] {
-        [(Model::Parent, Layout::parent(self.m_opt.layers())), (Model::MBest, self.m_best.clone()), (Model::MOpt, self.m_opt.clone())]
+    fn models(&self) -> [(Model, (Layout, usize)); 3] {
+        let parent = (Layout::parent(self.m_opt.0.layers()), 0);
+        [(Model::Parent, parent), (Model::MBest, self.m_best.clone()), (Model::MOpt, self.m_opt.clone())]
     }
 }
 
@@ -87,11 +99,11 @@ pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: 
     run.write_report()?;
     let mut found = Vec::new();
     for name in &experiment.search().tasks {
-        found.push(run.search(&parent, &bank, name, tasks[name].as_ref(), device)?);
+        found.push(run.search::<B>(&parent, &bank, name, &tasks, device)?);
         run.write_report()?;
     }
-    run.measure(&parent, &bank, &found, device)?;
-    run.export(&parent, &bank, &found)?;
+    run.measure(&parent, &found, device)?;
+    run.export(&parent, &found)?;
     if !run.log.events().iter().any(|event| matches!(event, Event::Finished { .. })) {
         run.log.emit(Event::Finished { seconds: began.elapsed().as_secs_f64() })?;
     }

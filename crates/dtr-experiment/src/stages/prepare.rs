@@ -45,6 +45,7 @@ impl<B: Backend> Parent<B> {
 }
 
 /// All students, with what they are and how well each imitates its layer.
+#[derive(Clone)]
 pub(super) struct Bank<B: Backend> {
     pub mixers: BTreeMap<(usize, Operator), (MixerConfig, Mixer<B>)>,
     pub losses: BTreeMap<(usize, Operator), f64>,
@@ -84,14 +85,18 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
         let task = &experiment.tasks()[name];
         let mut random = dtr_eval::random::stream("plan");
         let length = tasks[name].example(dtr_eval::Split::Validation, &mut random).tokens.len();
-        (task.validation.max(task.test) * length * parent.config.attention.hidden * layers * 4).min(super::search::CACHE_BYTES)
+        (task.validation.max(task.test) * length * parent.config.attention.hidden * layers * 4).min(super::objective::CACHE_BYTES)
     };
+    for name in &experiment.search().tasks {
+        super::search::settings(experiment, vec![(letter(&operators(experiment)[0]), 0.0); layers])
+            .check(experiment.tasks()[name].validation)?;
+    }
     Ok(Plan {
         parent: format!("{}, {} layers", parent.config.model_type, layers),
         parameters: parent.parameters(),
         students,
         tokens: super::distill::steps(experiment) * experiment.distill().rows * experiment.distill().length,
-        evaluations: 1 + experiment.operators().len() * layers * (layers + 1) / 2,
+        evaluations: experiment.search().strategy.layouts(layers, experiment.operators().len()),
         // A student in training: weight, gradient and two moments.
         memory_bytes: 4 * (parent.parameters() + 4 * weights) + experiment.search().tasks.iter().map(hidden).max().unwrap_or(0),
     })

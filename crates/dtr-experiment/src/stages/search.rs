@@ -1,130 +1,90 @@
 //! The search of one task, the layouts it is compared with, and the test split.
 
-use std::time::Instant;
+use std::ops::Range;
 
-use burn::prelude::Backend;
-use dtr_attention::MixerBackend;
-use dtr_eval::{Scorer, Split, Task};
-use dtr_search::{Evaluation, Example, Floor, Layout, Objective, Observation, Operator, Trace, baselines, greedy};
+use dtr_attention::TrainBackend;
+use dtr_eval::Split;
+use dtr_models::Decoder;
+use dtr_search::{Evaluation, Layout, Observation, Operator, Settings, Summary, Trace, baselines, search};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 
-use super::prepare::{Bank, Parent, letter};
-use super::{Found, Run};
+use super::objective::TaskObjective;
+use super::prepare::{Bank, Parent, letter, operators};
+use super::refit::Workshop;
+use super::{Found, Run, Tasks};
 use crate::error::Error;
 use crate::events::Event;
-use crate::run_dir::RunDir;
-use crate::schema::{Experiment, key};
+use crate::schema::{Experiment, Goal, key};
 use crate::terminal::Stage;
 
-/// Memory for the hidden states that candidates of a round share.
-pub(super) const CACHE_BYTES: usize = 1 << 30;
+/// Where `m_opt` stands among the models a task is reported with.
+const M_OPT: usize = 2;
 
-/// Scores layouts on one split of a task; every score is kept in the run directory and found again.
-struct TaskObjective<'a, B: Backend> {
-    parent: &'a Parent<B>,
-    bank: &'a Bank<B>,
-    directory: &'a RunDir,
-    task: &'a str,
-    split: Split,
-    key: String,
-    scorer: Scorer<B>,
-    /// What the next candidates differ from in few layers.
-    base: Layout,
-    /// What the scorer has the hidden states of.
-    known: Option<Layout>,
-    /// Work of the last change of base, counted with the evaluation that follows it.
-    owed: f64,
-}
-
-impl<'a, B: MixerBackend> TaskObjective<'a, B> {
-    fn new(
-        (experiment, directory): (&Experiment, &'a RunDir),
-        (parent, bank): (&'a Parent<B>, &'a Bank<B>),
-        (name, task): (&'a str, &dyn Task),
-        split: Split,
-        device: &B::Device,
-    ) -> Self {
-        let sizes = &experiment.tasks()[name];
-        let count = if split == Split::Test { sizes.test } else { sizes.validation };
-        let examples = task.examples(name, split, count);
-        let base = Layout::parent(parent.config.layers());
-        Self {
-            parent,
-            bank,
-            directory,
-            task: name,
-            split,
-            key: key(&(&parent.identity, &bank.identity, name, sizes.kind.key(), count, experiment.device().to_string())),
-            scorer: Scorer::new(&examples, task.metric(), &parent.model, CACHE_BYTES, device),
-            owed: rebase_work(base.layers(), 0),
-            base,
-            known: None,
-        }
+/// What the search is told.
+pub(super) fn settings(experiment: &Experiment, prior: Vec<(Operator, f64)>) -> Settings {
+    let search = experiment.search();
+    Settings {
+        strategy: search.strategy,
+        layers: prior.len(),
+        menu: operators(experiment).iter().map(letter).collect(),
+        prior,
+        floor: search.floor,
+        signal: search.rank,
+        racing: search.racing,
+        acceptance: search.acceptance,
+        swaps: search.swaps,
+        goal: match &search.goal {
+            Goal::Floor => dtr_search::Goal::Floor,
+            Goal::Replaced(count) => dtr_search::Goal::Replaced(*count),
+            Goal::CacheBytes(limit) | Goal::PrefillSeconds(limit) | Goal::DecodeSeconds(limit) => dtr_search::Goal::Cost(limit.at_most),
+        },
     }
 }
 
-/// Layers run to change the base where the first `shared` stay, as a share of a full evaluation.
-fn rebase_work(layers: usize, shared: usize) -> f64 {
-    (layers - 1).saturating_sub(shared) as f64 / layers as f64
+/// Of each layer the operator with the lowest distillation loss, and that loss.
+pub(super) fn prior(losses: impl Iterator<Item = (usize, Operator, f64)> + Clone, layers: usize) -> Vec<(Operator, f64)> {
+    let best = |layer| {
+        let of_layer = losses.clone().filter(|(at, ..)| *at == layer).map(|(_, operator, loss)| (operator, loss));
+        of_layer.min_by(|a, b| a.1.total_cmp(&b.1)).expect("every layer has a student")
+    };
+    (0..layers).map(best).collect()
 }
 
-impl<B: MixerBackend> Objective for TaskObjective<'_, B> {
-    type Error = Error;
-
-    fn evaluate(&mut self, layout: &Layout) -> Result<Evaluation, Error> {
-        let path = format!("search/{}/{}/{layout}.json", self.task, self.split.name());
-        let owed = std::mem::take(&mut self.owed);
-        if let Some(evaluation) = self.directory.load_unit(&path, &self.key)? {
-            return Ok(evaluation);
-        }
-        let began = Instant::now();
-        if self.known.as_ref() != Some(&self.base) {
-            let shared = self.known.as_ref().map_or(0, |known| known.shared_prefix(&self.base));
-            self.scorer.rebase(&self.parent.hybrid(&self.base, self.bank).1, shared);
-            self.known = Some(self.base.clone());
-        }
-        let layers = layout.layers();
-        // The base's own last layer is never kept: scoring the base runs that one again.
-        let shared = layout.shared_prefix(&self.base).min(layers - 1);
-        let scores = self.scorer.score(&self.parent.hybrid(layout, self.bank).1, shared);
-        // What the plan of work says, not what this start had to do: the same in a run that was broken off.
-        let work = if self.scorer.is_caching() { owed + (layers - shared) as f64 / layers as f64 } else { 1.0 };
-        let evaluation = Evaluation {
-            score: scores.score(),
-            loss: scores.loss(),
-            examples: scores.examples.iter().map(|&(score, loss)| Example { score, loss }).collect(),
-            full_evaluation_equivalents: work,
-            seconds: began.elapsed().as_secs_f64(),
-        };
-        self.directory.save_unit(&path, &self.key, &evaluation)?;
-        Ok(evaluation)
-    }
-
-    fn committed(&mut self, layout: &Layout) -> Result<(), Error> {
-        self.owed = rebase_work(layout.layers(), layout.shared_prefix(&self.base));
-        self.base = layout.clone();
-        Ok(())
-    }
+/// The examples that choose, and those kept apart, if any.
+fn parts(settings: &Settings, examples: usize) -> Vec<Range<usize>> {
+    let (select, confirm) = settings.split(examples);
+    [select, confirm].into_iter().filter(|part| !part.is_empty()).collect()
 }
 
 impl Run<'_> {
     /// Searches a layout for one task, scores what it is compared with, and reports all of them on the test split.
-    pub(super) fn search<B: MixerBackend>(
+    pub(super) fn search<B: TrainBackend>(
         &mut self,
-        parent: &Parent<B>,
-        bank: &Bank<B>,
+        parent: &Parent<B::InnerBackend>,
+        bank: &Bank<B::InnerBackend>,
         name: &str,
-        task: &dyn Task,
+        tasks: &Tasks,
         device: &B::Device,
-    ) -> Result<Found, Error> {
+    ) -> Result<Found<B::InnerBackend>, Error> {
+        let task = tasks[name].as_ref();
         let layers = parent.config.layers();
-        let menu: Vec<Operator> = self.operators.iter().map(letter).collect();
-        let floor = self.experiment.search().floor;
-        let bar = self.progress.stage(&format!("searching {name}"), (1 + menu.len() * layers * (layers + 1) / 2) as u64, "layouts");
-        let (here, models) = ((self.experiment, &self.directory), (parent, bank));
-        let mut objective = TaskObjective::new(here, models, (name, task), Split::Validation, device);
+        let settings =
+            settings(self.experiment, prior(bank.losses.iter().map(|((layer, operator), loss)| (*layer, *operator, *loss)), layers));
+        let layouts = settings.strategy.layouts(layers, settings.menu.len());
+        let examples = self.experiment.tasks()[name].validation;
+        let bar = self.progress.stage(&format!("searching {name}"), layouts as u64, "layouts");
+        let here = (self.experiment, &self.directory);
+        let parts = |count| parts(&settings, count);
+        let workshop =
+            Workshop::<B> { experiment: self.experiment, directory: &self.directory, tasks, parent, task: name, progress: self.progress };
+        let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, commits| workshop.refit(layout, bank, commits, device);
+        let mut objective =
+            TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);
         let (log, mut emitted) = (&mut self.log, Ok(()));
-        let result = greedy(&mut objective, layers, &menu, Floor::share(floor)?, &mut |observation| {
-            tell(&observation, &bar);
+        let select = settings.split(examples).0;
+        let result = search(&mut objective, &settings, &mut |observation| {
+            tell(&observation, &select, &bar);
             if emitted.is_ok() {
                 emitted = log.emit(event(name, &observation));
             }
@@ -132,21 +92,40 @@ impl Run<'_> {
         emitted?;
         let trace = result?;
         bar.finish();
-        log.emit(searched(name, task.metric().name(), floor, &trace))?;
+        log.emit(searched(name, task.metric().name(), &settings, &trace))?;
 
-        let found = Found { task: name.into(), m_best: trace.m_best().clone(), m_opt: trace.m_opt().clone() };
-        let others = self.baselines(bank, layers, found.m_opt.replaced());
-        let chosen = found.models();
-        let layouts: Vec<&Layout> = chosen.iter().map(|(_, layout)| layout).chain(others.iter().map(|(_, layout)| layout)).collect();
+        let generation = |layout: &Layout| (layout.clone(), objective.generations.get(layout).copied().unwrap_or(0));
+        let (m_best, m_opt) = (generation(trace.m_best()), generation(trace.m_opt()));
+        let others = self.baselines(&settings.prior, m_opt.0.replaced());
+        let mut layouts = vec![generation(&trace.parent), m_best.clone(), m_opt.clone()];
+        layouts.extend(others.iter().map(|(_, layout)| (layout.clone(), 0)));
         let bar = self.progress.stage(&format!("testing {name}"), 2 * layouts.len() as u64, "layouts");
         // What remains to be scored resembles the parent more than any other layout.
-        objective.committed(&trace.parent)?;
-        let validation = scores(&mut objective, &layouts, &bar)?;
+        let all = [Some(0..select.end), (select.end < examples).then_some(select.end..examples)];
+        let mut validation = scores(&mut objective, &layouts, &all, &bar)?;
+        let recovered = recovered::<B>(&workshop, &mut objective, &m_opt, all[1].clone().unwrap_or(0..select.end), device)?;
+        if let Some((model, identity, ..)) = &recovered {
+            validation[M_OPT] = mean(&all, |part| objective.evaluate_recovered(model, identity, &m_opt.0, part))?;
+        }
+        let banks = std::mem::take(&mut objective.banks);
         drop(objective);
-        let test = scores(&mut TaskObjective::new(here, models, (name, task), Split::Test, device), &layouts, &bar)?;
+        let whole = |count| std::iter::once(0..count).collect();
+        let mut objective = TaskObjective::new(here, (parent, bank), (name, task), Split::Test, whole, device)?;
+        objective.banks = banks;
+        let whole = [Some(0..self.experiment.tasks()[name].test)];
+        let mut test = scores(&mut objective, &layouts, &whole, &bar)?;
+        if let Some((model, identity, before, after)) = &recovered {
+            let unrecovered = test[M_OPT];
+            test[M_OPT] = mean(&whole, |part| objective.evaluate_recovered(model, identity, &m_opt.0, part))?;
+            let (task, before, after) = (name.to_owned(), *before, *after);
+            self.log.emit(Event::Recovered { task, before, after, test_before: unrecovered, test_after: test[M_OPT] })?;
+        }
+        let banks = std::mem::take(&mut objective.banks);
+        drop(objective);
         bar.finish();
+        let found = Found { task: name.into(), m_best, m_opt, banks, recovered: recovered.map(|recovered| recovered.0) };
         let mut pairs = validation.into_iter().zip(test);
-        for ((model, layout), (validation, test)) in chosen.into_iter().zip(&mut pairs) {
+        for ((model, (layout, _)), (validation, test)) in found.models().into_iter().zip(&mut pairs) {
             self.log.emit(Event::Tested { task: name.into(), model, layout: layout.to_string(), validation, test })?;
         }
         for ((baseline, layout), (validation, test)) in others.into_iter().zip(pairs) {
@@ -156,41 +135,79 @@ impl Run<'_> {
     }
 
     /// Layouts found without search, with as many layers replaced; each layer by its best student.
-    fn baselines<B: Backend>(&self, bank: &Bank<B>, layers: usize, replaced: usize) -> Vec<(String, Layout)> {
+    fn baselines(&self, prior: &[(Operator, f64)], replaced: usize) -> Vec<(String, Layout)> {
         if replaced == 0 {
             return Vec::new();
         }
-        let best = |layer: usize| {
-            let of_layer = bank.losses.iter().filter(|((at, _), _)| *at == layer).map(|((_, operator), loss)| (*operator, *loss));
-            of_layer.min_by(|a, b| a.1.total_cmp(&b.1)).expect("every layer has a student")
-        };
-        let (operators, losses): (Vec<Operator>, Vec<f64>) = (0..layers).map(best).unzip();
         let random = |k: usize| {
-            let seed = self.experiment.seed().wrapping_add(k as u64);
-            (format!("random-{k}"), baselines::random(&operators, replaced, seed))
+            let mut random = ChaCha8Rng::seed_from_u64(self.experiment.seed().wrapping_add(k as u64));
+            (format!("random-{k}"), baselines::random(prior, replaced, &mut random))
         };
-        let mut found = vec![("uniform".to_owned(), baselines::uniform(&operators, replaced))];
+        let mut found = vec![("uniform".to_owned(), baselines::uniform(prior, replaced))];
         found.extend((0..self.experiment.search().random_layouts).map(random));
-        found.push(("local-importance".to_owned(), baselines::local_importance(&operators, replaced, &losses)));
+        found.push(("local-importance".to_owned(), baselines::local_importance(prior, replaced)));
         found
     }
 }
 
-fn scores<B: MixerBackend>(objective: &mut TaskObjective<'_, B>, layouts: &[&Layout], bar: &Stage) -> Result<Vec<f64>, Error> {
-    let score = |layout: &&Layout| {
-        let evaluation = objective.evaluate(layout)?;
+/// Mean score of each layout over all of the parts, with the students of its generation.
+fn scores<B: dtr_attention::MixerBackend>(
+    objective: &mut TaskObjective<'_, B>,
+    layouts: &[(Layout, usize)],
+    parts: &[Option<Range<usize>>],
+    bar: &Stage,
+) -> Result<Vec<f64>, Error> {
+    let mut found = Vec::new();
+    for (layout, generation) in layouts {
+        found.push(mean(parts, |part| objective.evaluate_in(*generation, layout, part))?);
         bar.inc(1);
-        Ok(evaluation.score)
-    };
-    layouts.iter().map(score).collect()
+    }
+    Ok(found)
 }
 
-fn tell(observation: &Observation<'_>, bar: &Stage) {
+/// Mean score over all of the parts.
+fn mean(parts: &[Option<Range<usize>>], mut evaluate: impl FnMut(Range<usize>) -> Result<Evaluation, Error>) -> Result<f64, Error> {
+    let mut sum = Summary::default();
+    for part in parts.iter().flatten() {
+        sum += evaluate(part.clone())?.examples.iter().collect();
+    }
+    Ok(sum.score())
+}
+
+/// The hybrid recovered, what stands for it in keys, and its scores before and after on examples that did not choose it, if there are
+/// such; `None` where none is asked for or it would be worse.
+#[expect(clippy::type_complexity, reason = "used in one place")]
+fn recovered<B: TrainBackend>(
+    workshop: &Workshop<'_, B>,
+    objective: &mut TaskObjective<'_, B::InnerBackend>,
+    (layout, generation): &(Layout, usize),
+    examples: Range<usize>,
+    device: &B::Device,
+) -> Result<Option<(Decoder<B::InnerBackend>, String, f64, f64)>, Error> {
+    if workshop.experiment.search().recovery.is_none() || layout.replaced() == 0 {
+        return Ok(None);
+    }
+    let identity = key(&(&objective.banks[*generation].identity, &workshop.experiment.search().recovery));
+    let model = workshop.recover(layout, &objective.banks[*generation], device)?;
+    let mean = |found: Evaluation| found.examples.iter().collect::<Summary>();
+    let before = mean(objective.evaluate_in(*generation, layout, examples.clone())?);
+    let after = mean(objective.evaluate_recovered(&model, &identity, layout, examples)?);
+    let better = (after.score(), -after.loss()) >= (before.score(), -before.loss());
+    Ok(better.then(|| (model, identity, before.score(), after.score())))
+}
+
+fn tell(observation: &Observation<'_>, select: &Range<usize>, bar: &Stage) {
     match observation {
-        Observation::Evaluated(_) => bar.inc(1),
+        // A layout that is left early counts, too, and one that is asked about again does not.
+        Observation::Evaluated(step) => bar.inc(u64::from(step.from == 0)),
         Observation::Decided(decision) => {
-            let verdict = if decision.committed { "kept" } else { "refused" };
-            bar.message(&format!("{} {verdict}, {:.1} %", decision.layout, 100.0 * decision.score));
+            let verdict = match decision.verdict {
+                dtr_search::Verdict::Kept => "kept",
+                dtr_search::Verdict::GoneOn => "on the way",
+                dtr_search::Verdict::BelowFloor => "below the floor",
+                dtr_search::Verdict::Unconfirmed => "not confirmed",
+            };
+            bar.message(&format!("{} {:.3} on {} examples, {verdict}", decision.layout, decision.score, select.len()));
         }
     }
 }
@@ -201,30 +218,36 @@ fn event(task: &str, observation: &Observation<'_>) -> Event {
             task: task.into(),
             round: step.round,
             layout: step.layout.to_string(),
+            from: step.from,
+            to: step.to,
             score: step.score,
             loss: step.loss,
+            divergence: step.divergence,
             full_evaluation_equivalents: step.full_evaluation_equivalents,
             seconds: step.seconds,
         },
         Observation::Decided(decision) => Event::Decided {
             task: task.into(),
             round: decision.round,
+            before: decision.from.to_string(),
             layout: decision.layout.to_string(),
             score: decision.score,
             minimum: decision.minimum,
-            committed: decision.committed,
+            verdict: decision.verdict,
             best: decision.best,
+            confirmation: decision.confirmation,
         },
     }
 }
 
-fn searched(task: &str, metric: &str, floor: f64, trace: &Trace) -> Event {
+fn searched(task: &str, metric: &str, settings: &Settings, trace: &Trace) -> Event {
     Event::Searched {
         task: task.into(),
         metric: metric.into(),
-        strategy: "greedy".into(),
-        floor,
-        evaluations: trace.evaluations.len(),
+        strategy: settings.strategy.name().into(),
+        floor: settings.floor,
+        reached: trace.reached,
+        evaluations: trace.layouts(),
         full_evaluation_equivalents: trace.full_evaluation_equivalents(),
         seconds: trace.seconds(),
     }

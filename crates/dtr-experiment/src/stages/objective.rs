@@ -1,0 +1,250 @@
+//! What the search asks of a task: layouts scored on its examples, and measured where a budget says so. Every answer is kept in
+//! the run directory and found again.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Instant;
+
+use burn::prelude::Backend;
+use dtr_attention::MixerBackend;
+use dtr_eval::efficiency::{measure, median};
+use dtr_eval::{Scorer, Split, Task};
+use dtr_models::Decoder;
+use dtr_search::{Evaluation, Example, Layout, Objective, Operator};
+
+use super::prepare::{Bank, Parent};
+use crate::error::Error;
+use crate::run_dir::RunDir;
+use crate::schema::{Experiment, Goal, Limit, key};
+
+/// Memory for the hidden states that layouts share.
+pub(super) const CACHE_BYTES: usize = 1 << 30;
+
+/// Students of one search: those it began with, and those refitted since.
+pub(super) type Banks<B> = Vec<Bank<B>>;
+
+/// Makes new students for the hybrid the search stands at; `None` if there is nothing to refit.
+pub(super) type Refit<'a, B> = &'a mut dyn FnMut(&Layout, &Bank<B>, usize) -> Result<Bank<B>, Error>;
+
+/// Scores layouts on one split of a task.
+pub(super) struct TaskObjective<'a, B: Backend> {
+    experiment: &'a Experiment,
+    parent: &'a Parent<B>,
+    directory: &'a RunDir,
+    device: &'a B::Device,
+    task: &'a str,
+    split: Split,
+    key: String,
+    scorer: Scorer<B>,
+    examples: usize,
+    /// Examples that choose, the first ones.
+    choosing: usize,
+    /// Students by generation; the last one is asked about.
+    pub banks: Banks<B>,
+    /// Generation in which a layout was committed.
+    pub generations: HashMap<Layout, usize>,
+    base: Layout,
+    commits: usize,
+    refit: Option<Refit<'a, B>>,
+}
+
+impl<'a, B: MixerBackend> TaskObjective<'a, B> {
+    /// `parts` are the ranges of examples that are asked for from their beginning.
+    pub fn new(
+        (experiment, directory): (&'a Experiment, &'a RunDir),
+        (parent, bank): (&'a Parent<B>, &Bank<B>),
+        (name, task): (&'a str, &dyn Task),
+        split: Split,
+        parts: impl FnOnce(usize) -> Vec<Range<usize>>,
+        device: &'a B::Device,
+    ) -> Result<Self, Error> {
+        let sizes = &experiment.tasks()[name];
+        let count = if split == Split::Test { sizes.test } else { sizes.validation };
+        let examples = task.examples(name, split, count);
+        let answer = |example: &dtr_eval::Example| -> Vec<u32> { example.labelled.iter().map(|&at| example.tokens[at]).collect() };
+        if examples.len() > 1 && examples.windows(2).all(|pair| answer(&pair[0]) == answer(&pair[1])) {
+            return Err(Error::OneAnswer { task: name.into(), split: split.name(), examples: examples.len() });
+        }
+        let base = Layout::parent(parent.config.layers());
+        let parts = parts(count);
+        let choosing = parts.first().map_or(count, |part| part.end);
+        let scorer = Scorer::new(&examples, &parts, task.metric(), (&parent.model, &path(&base, 0)), CACHE_BYTES, device);
+        let identity = (&parent.identity, name, sizes.kind.key(), count, &parts, experiment.device().to_string());
+        Ok(Self {
+            key: key(&identity),
+            experiment,
+            parent,
+            directory,
+            device,
+            task: name,
+            split,
+            scorer,
+            examples: count,
+            choosing,
+            banks: vec![bank.clone()],
+            generations: HashMap::from([(base.clone(), 0)]),
+            base,
+            commits: 0,
+            refit: None,
+        })
+    }
+
+    /// The same, with students made anew as the search goes on.
+    pub fn with_refit(mut self, refit: Refit<'a, B>) -> Self {
+        self.refit = Some(refit);
+        self
+    }
+
+    fn generation(&self) -> usize {
+        self.banks.len() - 1
+    }
+
+    /// Scores a layout with the students of a generation.
+    pub fn evaluate_in(&mut self, generation: usize, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Error> {
+        self.scorer.favour(&path(&self.base, generation));
+        let place = unit(self.task, self.split, &generation.to_string(), layout, &examples);
+        let identity = key(&(&self.key, &self.banks[generation].identity));
+        let model = |objective: &Self| objective.parent.hybrid(layout, &objective.banks[generation]).1;
+        self.evaluate_model((&place, &identity), model, &path(layout, generation), examples)
+    }
+
+    /// Scores a recovered hybrid, which shares no layer with any other.
+    pub fn evaluate_recovered(
+        &mut self,
+        model: &Decoder<B>,
+        identity: &str,
+        layout: &Layout,
+        examples: Range<usize>,
+    ) -> Result<Evaluation, Error> {
+        let place = unit(self.task, self.split, "recovered", layout, &examples);
+        let identity = key(&(&self.key, identity));
+        let path = vec![u64::MAX; layout.layers()];
+        self.evaluate_model((&place, &identity), |_| model.clone(), &path, examples)
+    }
+
+    fn evaluate_model(
+        &mut self,
+        (place, key): (&str, &str),
+        model: impl FnOnce(&Self) -> Decoder<B>,
+        path: &[u64],
+        examples: Range<usize>,
+    ) -> Result<Evaluation, Error> {
+        if let Some(evaluation) = self.directory.load_unit(place, key)? {
+            self.scorer.skip(path, examples);
+            return Ok(evaluation);
+        }
+        let began = Instant::now();
+        let model = model(self);
+        let (scores, full_evaluation_equivalents) = self.scorer.score(&model, path, examples);
+        let examples = scores.into_iter().map(finite).collect();
+        let evaluation = Evaluation { examples, full_evaluation_equivalents, seconds: began.elapsed().as_secs_f64() };
+        self.directory.save_unit(place, key, &evaluation)?;
+        Ok(evaluation)
+    }
+
+    /// Median of as many measurements as the experiment asks for elsewhere.
+    fn measure(&self, layout: &Layout, goal: &Goal) -> f64 {
+        let (Goal::CacheBytes(Limit { context, .. })
+        | Goal::PrefillSeconds(Limit { context, .. })
+        | Goal::DecodeSeconds(Limit { context, .. })) = goal
+        else {
+            return 0.0;
+        };
+        let model = self.parent.hybrid(layout, &self.banks[self.generation()]).1;
+        let settings = self.experiment.efficiency();
+        let sample = || measure(&model, *context, settings.decode_tokens, self.parent.config.vocabulary, self.device);
+        let samples: Vec<_> = (0..settings.repetitions).map(|_| sample()).collect();
+        let of = samples.iter().map(|sample| match goal {
+            Goal::PrefillSeconds(_) => sample.prefill_seconds,
+            Goal::DecodeSeconds(_) => sample.decode_seconds / settings.decode_tokens as f64,
+            _ => sample.cache_bytes as f64,
+        });
+        median(of.collect())
+    }
+}
+
+/// An answer with a loss that is no number is a wrong one, and as bad as can be.
+fn finite(found: dtr_eval::Score) -> Example {
+    const WORST: f32 = 1e4;
+    let bounded = |nats: f32| if nats.is_finite() { nats } else { WORST };
+    let score = if found.loss.is_finite() { found.score } else { 0.0 };
+    Example { score, loss: bounded(found.loss), divergence: bounded(found.divergence) }
+}
+
+/// Where an evaluation is stored.
+pub(super) fn unit(task: &str, split: Split, generation: &str, layout: &Layout, examples: &Range<usize>) -> String {
+    format!("search/{task}/{}/{generation}/{layout}/{}-{}.json", split.name(), examples.start, examples.end)
+}
+
+/// Where it is stored whether a refit was kept.
+pub(super) fn refit_unit(task: &str, commits: usize) -> String {
+    format!("search/{task}/refit/{commits}.json")
+}
+
+/// Where the measured cost of a layout is stored.
+pub(super) fn cost_unit(task: &str, layout: &Layout) -> String {
+    format!("search/{task}/cost/{layout}.json")
+}
+
+/// What stands in each layer: students of another generation are others.
+fn path(layout: &Layout, generation: usize) -> Vec<u64> {
+    let of = |operator: &Operator| match *operator {
+        Operator::PARENT => 0,
+        operator => 1 + generation as u64 * 128 + operator.letter() as u64,
+    };
+    layout.operators().iter().map(of).collect()
+}
+
+impl<B: MixerBackend> Objective for TaskObjective<'_, B> {
+    type Error = Error;
+
+    fn examples(&self) -> usize {
+        self.examples
+    }
+
+    fn evaluate(&mut self, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Error> {
+        self.evaluate_in(self.generation(), layout, examples)
+    }
+
+    fn cost(&mut self, layout: &Layout) -> Result<f64, Error> {
+        let goal = &self.experiment.search().goal;
+        let (place, key) = (cost_unit(self.task, layout), key(&(&self.key, goal, self.experiment.efficiency())));
+        if let Some(cost) = self.directory.load_unit(&place, &key)? {
+            return Ok(cost);
+        }
+        let cost = self.measure(layout, goal);
+        self.directory.save_unit(&place, &key, &cost)?;
+        Ok(cost)
+    }
+
+    fn committed(&mut self, layout: &Layout) -> Result<bool, Error> {
+        self.base = layout.clone();
+        self.generations.insert(layout.clone(), self.generation());
+        self.commits += 1;
+        let every = self.experiment.search().refit.as_ref().map(|refit| refit.every);
+        let due = every.is_some_and(|every| self.commits.is_multiple_of(every)) && layout.replaced() < layout.layers();
+        if !due || layout.replaced() == 0 {
+            return Ok(false);
+        }
+        let Some(refit) = self.refit.take() else { return Ok(false) };
+        let made = refit(layout, &self.banks[self.generation()], self.commits);
+        self.refit = Some(refit);
+        let before = self.loss(self.generation(), layout)?;
+        self.banks.push(made?);
+        let after = self.loss(self.generation(), layout)?;
+        let better = after < before;
+        if !better {
+            self.banks.pop();
+        }
+        self.directory.save_unit(&refit_unit(self.task, self.commits), &self.key, &better)?;
+        Ok(better)
+    }
+}
+
+impl<B: MixerBackend> TaskObjective<'_, B> {
+    /// Mean loss on the examples that choose.
+    fn loss(&mut self, generation: usize, layout: &Layout) -> Result<f64, Error> {
+        let found = self.evaluate_in(generation, layout, 0..self.choosing)?;
+        Ok(found.examples.iter().collect::<dtr_search::Summary>().loss())
+    }
+}

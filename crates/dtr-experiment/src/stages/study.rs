@@ -1,0 +1,200 @@
+//! All strategies beside each other, on the scores of a run that searched exhaustively: no model runs, so each is tried on many
+//! draws of the examples, and what a layout is truly worth is known from examples that the draw left out.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ops::Range;
+use std::path::Path;
+
+use dtr_eval::Split;
+use dtr_search::{
+    Acceptance, Evaluation, Example, Floor, Layout, Objective, Racing, Ranking, SearchError, Settings, Signal, Strategy, search,
+};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::objective::unit;
+use super::replay::Recorded;
+use crate::error::Error;
+use crate::events::Event;
+use crate::schema::Experiment;
+
+/// How a study is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Study {
+    /// Draws of examples.
+    pub draws: usize,
+    /// Examples of a draw that a search may use; the others tell what is true.
+    pub examples: usize,
+    /// Of the parent's score.
+    pub floor: f64,
+    /// That no floor is broken.
+    pub confidence: f64,
+}
+
+/// One way to search, over all draws.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Strategy and rule.
+    pub name: String,
+    /// Layers replaced, mean.
+    pub replaced: f64,
+    /// Half of the 95 % interval of that mean.
+    pub replaced_margin: f64,
+    /// Share of draws in which the result is below the floor on the examples left out.
+    pub broken: f64,
+    /// Score on them as a share of the parent's, mean.
+    pub kept: f64,
+    /// Layouts looked at, mean.
+    pub layouts: f64,
+    /// Examples looked at in units of all of a search's examples for one layout, mean.
+    pub evaluations: f64,
+}
+
+/// A recorded table of scores.
+struct Table {
+    scores: HashMap<Layout, Vec<Example>>,
+    order: Vec<usize>,
+    examples: usize,
+}
+
+impl Objective for Table {
+    type Error = Infallible;
+
+    fn examples(&self) -> usize {
+        self.examples
+    }
+
+    fn evaluate(&mut self, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Infallible> {
+        let work = examples.len() as f64 / self.examples as f64;
+        let scores = &self.scores[layout];
+        let examples = self.order[examples].iter().map(|&index| scores[index]).collect();
+        Ok(Evaluation { examples, full_evaluation_equivalents: work, seconds: 0.0 })
+    }
+
+    fn cost(&mut self, layout: &Layout) -> Result<f64, Infallible> {
+        Ok((layout.layers() - layout.replaced()) as f64)
+    }
+}
+
+impl Table {
+    /// Share of the parent's score on some examples.
+    fn share(&self, layout: &Layout, examples: &[usize]) -> f64 {
+        let sum = |layout: &Layout| examples.iter().map(|&index| f64::from(self.scores[layout][index].score)).sum::<f64>();
+        sum(layout) / sum(&Layout::parent(layout.layers()))
+    }
+}
+
+/// Strategies and rules that are compared.
+fn contenders(settings: &Settings, study: &Study) -> Vec<(String, Settings)> {
+    let paper = Settings {
+        strategy: Strategy::Greedy,
+        signal: Signal::Score,
+        racing: Racing::Exact,
+        acceptance: Acceptance::Point,
+        floor: Floor::Share(study.floor),
+        goal: dtr_search::Goal::Floor,
+        swaps: 1,
+        ..settings.clone()
+    };
+    let bound = Acceptance::Bound { confirm: 0.5, confidence: study.confidence, retries: 0 };
+    let racing = Racing::Statistical { error: 0.05 };
+    let mut found = vec![
+        ("Algorithm 1".to_owned(), paper.clone()),
+        (
+            "Algorithm 1, half of the examples".to_owned(),
+            Settings { acceptance: Acceptance::Bound { confirm: 0.5, confidence: 1e-9, retries: 0 }, ..paper.clone() },
+        ),
+    ];
+    let strategies = [
+        Strategy::Greedy,
+        Strategy::Floating,
+        Strategy::Beam { width: 3 },
+        Strategy::Front { layouts: 100 },
+        Strategy::Exhaustive,
+        Strategy::Ranked(Ranking::SwapDivergence),
+        Strategy::Ranked(Ranking::SwapLoss),
+        Strategy::Ranked(Ranking::RestoreDivergence),
+        Strategy::Ranked(Ranking::LocalImportance),
+        Strategy::Uniform,
+        Strategy::Random { layouts: 36, seed: 0 },
+    ];
+    for strategy in strategies {
+        for (rule, acceptance) in [("point", Acceptance::Point), ("bound", bound)] {
+            let settings = Settings { strategy, signal: Signal::Loss, racing, acceptance, ..paper.clone() };
+            found.push((format!("{}, by loss, {rule}", strategy.name()), settings));
+        }
+    }
+    found
+}
+
+/// Tries every strategy on draws of the recorded examples of `task`.
+///
+/// # Errors
+/// If the run in `root` has not searched exhaustively to its end.
+pub fn study(root: &Path, experiment: &Experiment, events: &[Event], task: &str, study: &Study) -> Result<Vec<Row>, Error> {
+    let (mut recorded, settings) = Recorded::new(root, experiment, events, task)?;
+    let all = recorded.examples();
+    if experiment.search().strategy != Strategy::Exhaustive || settings.split(all).0.len() != all || study.examples >= all {
+        return Err(Error::NoStudy { directory: root.into(), examples: all });
+    }
+    let mut table = Table { scores: HashMap::new(), order: (0..all).collect(), examples: study.examples };
+    for layout in dtr_search::strategy::all_layouts(settings.layers, &settings.menu) {
+        let found: Evaluation = recorded.read(&unit(task, Split::Validation, "0", &layout, &(0..all)), Some(0))?;
+        table.scores.insert(layout, found.examples);
+    }
+    let mut rows = vec![ceiling(&table, study)];
+    for (name, settings) in contenders(&settings, study) {
+        let mut found = Vec::new();
+        for draw in 0..study.draws {
+            table.order.sort_unstable();
+            table.order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
+            let trace = match search(&mut table, &settings, &mut |_| {}) {
+                Ok(trace) => trace,
+                Err(SearchError::Objective(never)) => match never {},
+                Err(error) => return Err(Error::Search { reason: error.to_string() }),
+            };
+            let kept = table.share(trace.m_opt(), &table.order[study.examples..]);
+            let replaced = trace.m_opt().replaced() as f64;
+            found.push([
+                replaced,
+                kept,
+                trace.layouts() as f64,
+                trace.full_evaluation_equivalents(),
+                f64::from(u8::from(kept < study.floor)),
+            ]);
+        }
+        let mean = |of: &dyn Fn(&[f64; 5]) -> f64| found.iter().map(of).sum::<f64>() / found.len() as f64;
+        let [replaced, kept, layouts, evaluations, broken] = std::array::from_fn(|index| mean(&|found| found[index]));
+        let variance = mean(&|found| (found[0] - replaced).powi(2));
+        rows.push(Row {
+            name,
+            replaced,
+            replaced_margin: 1.96 * (variance / found.len() as f64).sqrt(),
+            broken,
+            kept,
+            layouts,
+            evaluations,
+        });
+    }
+    Ok(rows)
+}
+
+/// The most layers that any layout may replace, judged by all examples.
+fn ceiling(table: &Table, study: &Study) -> Row {
+    let all: Vec<usize> = (0..table.order.len()).collect();
+    let holding = table.scores.keys().map(|layout| (layout.replaced(), table.share(layout, &all))).filter(|found| found.1 >= study.floor);
+    let (replaced, kept) = holding.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).unwrap_or((0, 1.0));
+    let layouts = table.scores.len() as f64;
+    Row {
+        name: "ceiling: all layouts, all examples".into(),
+        replaced: replaced as f64,
+        replaced_margin: 0.0,
+        broken: 0.0,
+        kept,
+        layouts,
+        evaluations: layouts * all.len() as f64 / study.examples as f64,
+    }
+}
