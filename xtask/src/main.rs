@@ -38,9 +38,11 @@ fn start(arguments: &[String]) -> Result<ExitCode> {
         "ci" => launch(&workspace().join(".ci/run"), &[]),
         "golden" => golden(),
         "bench" => {
-            // In the profile whose dependencies are already there.
+            // In the profile whose dependencies are already there, and with its figures where benches/pytorch looks for them.
             let fixed = ["bench", "--profile", "dev", "--package", "dtr-benches"].map(str::to_owned);
-            launch(Path::new("cargo"), &[&fixed, rest].concat())
+            let mut cargo = Command::new("cargo");
+            cargo.args(&fixed).args(rest).env("CRITERION_HOME", target().join("criterion"));
+            done(cargo)
         }
         "help" | "--help" | "-h" => {
             println!("{HELP}");
@@ -93,7 +95,7 @@ fn build(backend: &str) -> Result<PathBuf> {
     if !cargo.status().context("could not run cargo")?.success() {
         bail!("dtr could not be built with the backend {backend}");
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let target = target();
     let name = format!("dtr{}", std::env::consts::EXE_SUFFIX);
     let (built, release) = (target.join("debug").join(&name), target.join("release"));
     std::fs::create_dir_all(&release).with_context(|| format!("could not create {}", release.display()))?;
@@ -120,8 +122,18 @@ fn golden() -> Result<ExitCode> {
 
 /// Runs a program in place of this one and hands on how it ended.
 fn launch(program: &Path, arguments: &[String]) -> Result<ExitCode> {
-    let status = Command::new(program).args(arguments).status().with_context(|| format!("could not run {}", program.display()))?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    done(command)
+}
+
+fn done(mut command: Command) -> Result<ExitCode> {
+    let status = command.status().with_context(|| format!("could not run {}", command.get_program().display()))?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
 fn workspace() -> PathBuf {

@@ -16,10 +16,10 @@ use crate::task::{Example, Metric};
 const BATCH_TOKENS: usize = 4096;
 
 /// Examples scored together or not at all.
-const BLOCK: usize = 64;
+const BLOCK: usize = 32;
 
 /// Blocks in memory at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
 
 /// How one example went.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -87,15 +87,16 @@ pub fn trace(directory: &Path) -> Result<(), Error> {
 }
 
 /// `dtr study`.
-pub fn study(directory: &Path, study: &stages::Study) -> Result<(), Error> {
-    let experiment = Experiment::load(&directory.join("experiment.toml"), &[])?;
-    let events = log::read(&directory.join("events.jsonl"))?;
-    for task in &experiment.search().tasks {
-        let rows = stages::study(directory, &experiment, &events, task, study)?;
-        let path = directory.join(format!("search/{task}/study.json"));
-        let text = serde_json::to_string_pretty(&rows).map_err(|source| Error::Unstorable { path: path.clone(), source })?;
-        dtr_experiment::atomic::write(&path, text.as_bytes())?;
-        println!("{}", terminal::study(task, study, &rows));
+pub fn study(directories: &[PathBuf], study: &stages::Study) -> Result<(), Error> {
+    let recording = |directory: &PathBuf| {
+        let experiment = Experiment::load(&directory.join("experiment.toml"), &[])?;
+        let events = log::read(&directory.join("events.jsonl"))?;
+        Ok(stages::Recording { root: directory.clone(), experiment, events })
+    };
+    let recordings = directories.iter().map(recording).collect::<Result<Vec<_>, Error>>()?;
+    for task in &recordings[0].experiment.search().tasks {
+        let rows = stages::study(&recordings, task, study)?;
+        println!("{}", terminal::study(task, study, recordings.len(), &rows));
     }
     Ok(())
 }

@@ -48,15 +48,16 @@ enum Command {
         /// The run directory.
         directory: PathBuf,
     },
-    /// Compare all strategies on the scores of a run that searched exhaustively (configs/studies/exhaustive.toml).
+    /// Compare all strategies on the scores of runs that searched exhaustively (configs/studies/exhaustive.toml).
     Study {
-        /// The run directory.
-        directory: PathBuf,
+        /// Run directories, of one experiment with several seeds.
+        #[arg(required = true)]
+        directories: Vec<PathBuf>,
         /// Draws of examples that every strategy is tried on.
         #[arg(long, default_value_t = 200)]
         draws: usize,
         /// Examples of a draw that a search may use; the others tell what is true.
-        #[arg(long, default_value_t = 1024)]
+        #[arg(long, default_value_t = 512)]
         examples: usize,
         /// Share of the parent's score to keep.
         #[arg(long, default_value_t = 0.95)]
@@ -136,8 +137,8 @@ fn main() -> ExitCode {
         Command::Check { experiment } => commands::check(&experiment.file, &experiment.overrides()),
         Command::Report { directory } => commands::report(&directory),
         Command::Trace { directory } => commands::trace(&directory),
-        Command::Study { directory, draws, examples, floor, confidence } => {
-            commands::study(&directory, &dtr_experiment::stages::Study { draws, examples, floor, confidence })
+        Command::Study { directories, draws, examples, floor, confidence } => {
+            commands::study(&directories, &dtr_experiment::stages::Study { draws, examples, floor, confidence })
         }
         Command::Generate { model, prompt, max_new_tokens, temperature, seed, json } => {
             let sampling = dtr_models::generate::Sampling { temperature, seed };

@@ -201,7 +201,7 @@ pub(crate) fn confirmed(task: &Task) -> Option<String> {
 }
 
 /// A study as a table.
-pub fn study(task: &str, study: &Study, rows: &[Row]) -> String {
+pub fn study(task: &str, study: &Study, runs: usize, rows: &[Row]) -> String {
     let mut table = table(&["strategy", "layers replaced", "floor broken", "of parent", "layouts", "evaluations"]);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -209,7 +209,11 @@ pub fn study(task: &str, study: &Study, rows: &[Row]) -> String {
     for row in rows {
         table.add_row([
             Cell::new(&row.name),
-            Cell::new(format!("{:.2} ± {:.2}", row.replaced, row.replaced_margin)),
+            Cell::new(if row.replaced_margin.is_nan() {
+                format!("{:.2}", row.replaced)
+            } else {
+                format!("{:.2} ± {:.2}", row.replaced, row.replaced_margin)
+            }),
             percent(row.broken),
             percent(row.kept),
             Cell::new(format!("{:.1}", row.layouts)),
@@ -218,7 +222,7 @@ pub fn study(task: &str, study: &Study, rows: &[Row]) -> String {
     }
     let Study { draws, examples, floor, confidence } = study;
     let (floor, confidence) = (100.0 * floor, 100.0 * confidence);
-    format!("{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {examples} examples\n{table}")
+    format!("{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {examples} examples in each of {runs} runs\n{table}")
 }
 
 fn efficiency_table(report: &Report) -> Table {

@@ -10,7 +10,7 @@ use crate::statistics::{is_negative, lower_bound};
 use crate::trace::{Confirmation, Decision, Step, Trace, Verdict};
 
 /// Examples between two looks at a race.
-const FIRST_LEG: usize = 64;
+const FIRST_LEG: usize = 32;
 
 /// Examples of all layouts together that are remembered from one round to the next.
 const REMEMBERED: usize = 1 << 22;
@@ -242,7 +242,7 @@ impl<O: Objective> Search<'_, O> {
                 let bar = &self.seen[*last][..leg_end];
                 let behind = |layout: &Layout| {
                     let own = self.seen[layout][..leg_end].iter();
-                    is_negative(own.zip(bar).map(|(own, bar)| f64::from(signal.of(own)) - f64::from(signal.of(bar))), error)
+                    is_negative(own.zip(bar).map(|(own, bar)| f64::from(signal.of(own)) - f64::from(signal.of(bar))), all, error)
                 };
                 running =
                     ranked.iter().enumerate().filter(|(place, (_, layout))| *place < count || !behind(layout)).map(|(_, r)| r.1).collect();

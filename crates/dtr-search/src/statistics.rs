@@ -3,7 +3,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Binomial, Distribution};
-use statrs::distribution::{ContinuousCDF, Normal};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 /// Resamples of a bootstrap: the 1 % quantile then rests on forty of them.
 const RESAMPLES: usize = 4000;
@@ -50,13 +50,27 @@ fn resampled_ratio(groups: &[((f64, f64), u64)], count: u64, random: &mut ChaCha
     if ratio.is_finite() { ratio } else { f64::NEG_INFINITY }
 }
 
-/// Whether the mean of what `values` are drawn from is negative, at a one-sided error of `error`: the normal approximation,
-/// `mean + z(1 - error) sd / sqrt(n) < 0`.
-pub fn is_negative(values: impl Iterator<Item = f64> + Clone, error: f64) -> bool {
+/// Whether the mean of `all` values, of which `values` are a random part, is negative, at a one-sided error of `error`: the normal
+/// approximation for draws without replacement, `mean + z(1 - error) sd sqrt((1 - n / all) / n) < 0`.
+///
+/// Cochran, Sampling Techniques (1977), equation 2.20.
+pub fn is_negative(values: impl Iterator<Item = f64> + Clone, all: usize, error: f64) -> bool {
     let count = values.clone().count() as f64;
     let mean = values.clone().sum::<f64>() / count;
     let variance = values.map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    mean + quantile(1.0 - error) * (variance / count).sqrt() < 0.0
+    mean + quantile(1.0 - error) * (variance * (1.0 - count / all as f64) / count).sqrt() < 0.0
+}
+
+/// Mean, and half of its 95 % interval by Student's t; that half is NaN for fewer than two values.
+pub fn mean_and_margin(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    if values.len() < 2 {
+        return (mean, f64::NAN);
+    }
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    let t = StudentsT::new(0.0, 1.0, count - 1.0).expect("at least one degree of freedom").inverse_cdf(0.975);
+    (mean, t * (variance / count).sqrt())
 }
 
 /// Quantile of the standard normal distribution.
@@ -93,6 +107,9 @@ mod tests {
     fn quantiles_are_those_of_tables() {
         assert!((quantile(0.95) - 1.644_853_626_951).abs() < 1e-9);
         assert!((quantile(0.975) - 1.959_963_984_540).abs() < 1e-9);
+        // Four degrees of freedom: t = 2.776; the standard error of 1, 2, 3, 4, 5 is sqrt(1/2).
+        let (mean, margin) = mean_and_margin(&[1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert!((mean - 3.0).abs() < 1e-12 && (margin - 2.776_445_105 * 0.5_f64.sqrt()).abs() < 1e-6, "{mean} {margin}");
     }
 
     /// A parent that is right four times in five, and a hybrid that keeps exactly 95 % of that: it loses some examples and wins others.

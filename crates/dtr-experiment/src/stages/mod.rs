@@ -31,7 +31,7 @@ use objective::Banks;
 
 pub use prepare::{Plan, plan};
 pub use replay::replay;
-pub use study::{Row, Study, study};
+pub use study::{Recording, Row, Study, study};
 
 /// How a run is started.
 #[derive(Debug, Clone)]

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 
 use dtr_eval::Split;
+use dtr_search::statistics::mean_and_margin;
 use dtr_search::{
     Acceptance, Evaluation, Example, Floor, Layout, Objective, Racing, Ranking, SearchError, Settings, Signal, Strategy, search,
 };
@@ -34,16 +35,16 @@ pub struct Study {
     pub confidence: f64,
 }
 
-/// One way to search, over all draws.
+/// One way to search, over all runs and draws.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// Strategy and rule.
     pub name: String,
     /// Layers replaced, mean.
     pub replaced: f64,
-    /// Half of the 95 % interval of that mean.
+    /// Half of the 95 % interval of that mean: over the runs, or over the draws of a single run.
     pub replaced_margin: f64,
-    /// Share of draws in which the result is below the floor on the examples left out.
+    /// Share of searches whose result is below the floor on the examples left out.
     pub broken: f64,
     /// Score on them as a share of the parent's, mean.
     pub kept: f64,
@@ -51,6 +52,39 @@ pub struct Row {
     pub layouts: f64,
     /// Examples looked at in units of all of a search's examples for one layout, mean.
     pub evaluations: f64,
+}
+
+/// What one search found.
+#[derive(Debug, Clone, Copy)]
+struct Outcome {
+    replaced: f64,
+    /// Share of the parent's score on the examples left out.
+    kept: f64,
+    layouts: f64,
+    evaluations: f64,
+}
+
+impl Row {
+    /// Of the outcomes of each run.
+    fn new(name: String, runs: &[Vec<Outcome>], floor: f64) -> Self {
+        let all: Vec<&Outcome> = runs.iter().flatten().collect();
+        let mean = |of: &dyn Fn(&Outcome) -> f64| all.iter().map(|outcome| of(outcome)).sum::<f64>() / all.len() as f64;
+        // Draws of one run share its students and its examples: runs are what is independent.
+        let by_run = |run: &Vec<Outcome>| run.iter().map(|outcome| outcome.replaced).sum::<f64>() / run.len() as f64;
+        let replaced: Vec<f64> = match runs {
+            [single] => single.iter().map(|outcome| outcome.replaced).collect(),
+            several => several.iter().map(by_run).collect(),
+        };
+        Self {
+            name,
+            replaced: mean(&|outcome| outcome.replaced),
+            replaced_margin: mean_and_margin(&replaced).1,
+            broken: mean(&|outcome| f64::from(u8::from(outcome.kept < floor))),
+            kept: mean(&|outcome| outcome.kept),
+            layouts: mean(&|outcome| outcome.layouts),
+            evaluations: mean(&|outcome| outcome.evaluations),
+        }
+    }
 }
 
 /// A recorded table of scores.
@@ -130,24 +164,53 @@ fn contenders(settings: &Settings, study: &Study) -> Vec<(String, Settings)> {
     found
 }
 
-/// Tries every strategy on draws of the recorded examples of `task`.
+/// A run that a study rests on.
+#[derive(Debug)]
+pub struct Recording {
+    /// Its directory.
+    pub root: PathBuf,
+    /// What it was told.
+    pub experiment: Experiment,
+    /// What it said.
+    pub events: Vec<Event>,
+}
+
+/// Tries every strategy on draws of the recorded examples of `task`, in each of the runs.
 ///
 /// # Errors
-/// If the run in `root` has not searched exhaustively to its end.
-pub fn study(root: &Path, experiment: &Experiment, events: &[Event], task: &str, study: &Study) -> Result<Vec<Row>, Error> {
+/// If one of them has not searched that task exhaustively to its end.
+pub fn study(recordings: &[Recording], task: &str, study: &Study) -> Result<Vec<Row>, Error> {
+    let mut rows: Vec<(String, Vec<Vec<Outcome>>)> = Vec::new();
+    for recording in recordings {
+        for (place, (name, outcomes)) in outcomes(recording, task, study)?.into_iter().enumerate() {
+            if place == rows.len() {
+                rows.push((name, Vec::new()));
+            }
+            rows[place].1.push(outcomes);
+        }
+    }
+    Ok(rows.into_iter().map(|(name, runs)| Row::new(name, &runs, study.floor)).collect())
+}
+
+/// What each contender finds in the draws of one run, the ceiling in front.
+fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(String, Vec<Outcome>)>, Error> {
+    let Recording { root, experiment, events } = recording;
+    if !experiment.search().tasks.iter().any(|name| name == task) {
+        return Err(Error::NoSearch { directory: root.clone() });
+    }
     let (mut recorded, settings) = Recorded::new(root, experiment, events, task)?;
     let all = recorded.examples();
     if experiment.search().strategy != Strategy::Exhaustive || settings.split(all).0.len() != all || study.examples >= all {
-        return Err(Error::NoStudy { directory: root.into(), examples: all });
+        return Err(Error::NoStudy { directory: root.clone(), examples: all });
     }
     let mut table = Table { scores: HashMap::new(), order: (0..all).collect(), examples: study.examples };
     for layout in dtr_search::strategy::all_layouts(settings.layers, &settings.menu) {
         let found: Evaluation = recorded.read(&unit(task, Split::Validation, "0", &layout, &(0..all)), Some(0))?;
         table.scores.insert(layout, found.examples);
     }
-    let mut rows = vec![ceiling(&table, study)];
+    let mut found = vec![("ceiling: all layouts, all examples".to_owned(), vec![ceiling(&table, study)])];
     for (name, settings) in contenders(&settings, study) {
-        let mut found = Vec::new();
+        let mut of_draws = Vec::new();
         for draw in 0..study.draws {
             table.order.sort_unstable();
             table.order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
@@ -156,45 +219,23 @@ pub fn study(root: &Path, experiment: &Experiment, events: &[Event], task: &str,
                 Err(SearchError::Objective(never)) => match never {},
                 Err(error) => return Err(Error::Search { reason: error.to_string() }),
             };
-            let kept = table.share(trace.m_opt(), &table.order[study.examples..]);
-            let replaced = trace.m_opt().replaced() as f64;
-            found.push([
-                replaced,
-                kept,
-                trace.layouts() as f64,
-                trace.full_evaluation_equivalents(),
-                f64::from(u8::from(kept < study.floor)),
-            ]);
+            of_draws.push(Outcome {
+                replaced: trace.m_opt().replaced() as f64,
+                kept: table.share(trace.m_opt(), &table.order[study.examples..]),
+                layouts: trace.layouts() as f64,
+                evaluations: trace.full_evaluation_equivalents(),
+            });
         }
-        let mean = |of: &dyn Fn(&[f64; 5]) -> f64| found.iter().map(of).sum::<f64>() / found.len() as f64;
-        let [replaced, kept, layouts, evaluations, broken] = std::array::from_fn(|index| mean(&|found| found[index]));
-        let variance = mean(&|found| (found[0] - replaced).powi(2));
-        rows.push(Row {
-            name,
-            replaced,
-            replaced_margin: 1.96 * (variance / found.len() as f64).sqrt(),
-            broken,
-            kept,
-            layouts,
-            evaluations,
-        });
+        found.push((name, of_draws));
     }
-    Ok(rows)
+    Ok(found)
 }
 
 /// The most layers that any layout may replace, judged by all examples.
-fn ceiling(table: &Table, study: &Study) -> Row {
+fn ceiling(table: &Table, study: &Study) -> Outcome {
     let all: Vec<usize> = (0..table.order.len()).collect();
     let holding = table.scores.keys().map(|layout| (layout.replaced(), table.share(layout, &all))).filter(|found| found.1 >= study.floor);
     let (replaced, kept) = holding.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).unwrap_or((0, 1.0));
     let layouts = table.scores.len() as f64;
-    Row {
-        name: "ceiling: all layouts, all examples".into(),
-        replaced: replaced as f64,
-        replaced_margin: 0.0,
-        broken: 0.0,
-        kept,
-        layouts,
-        evaluations: layouts * all.len() as f64 / study.examples as f64,
-    }
+    Outcome { replaced: replaced as f64, kept, layouts, evaluations: layouts * all.len() as f64 / study.examples as f64 }
 }

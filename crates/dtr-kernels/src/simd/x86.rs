@@ -117,7 +117,11 @@ impl Arithmetic for Avx2 {
 
     #[inline(always)]
     fn sums(x: [Self::Lanes; 8]) -> [f32; 8] {
-        sums_of_eight(x.map(|x| unsafe { _mm256_add_ps(x[0], x[1]) }))
+        let mut halves = [unsafe { _mm256_set1_ps(0.0) }; 8];
+        for (half, x) in halves.iter_mut().zip(x) {
+            *half = unsafe { _mm256_add_ps(x[0], x[1]) };
+        }
+        sums_of_eight(halves)
     }
 }
 
@@ -201,6 +205,11 @@ impl Arithmetic for Avx512 {
 
     #[inline(always)]
     fn sums(x: [__m512; 8]) -> [f32; 8] {
-        sums_of_eight(x.map(|x| unsafe { _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)) }))
+        // A loop and no closure: a closure is not always inlined, and a call by 512-bit registers goes through memory.
+        let mut halves = [unsafe { _mm256_set1_ps(0.0) }; 8];
+        for (half, x) in halves.iter_mut().zip(x) {
+            *half = unsafe { _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)) };
+        }
+        sums_of_eight(halves)
     }
 }
