@@ -17,8 +17,9 @@ fn operators() -> Vec<MixerConfig> {
         MixerConfig::Softmax { window: Some(5) },
         MixerConfig::SlidingWindow { window: 6, sinks: 2 },
         MixerConfig::Hedgehog {},
-        MixerConfig::GatedDelta { convolution: 4 },
-        MixerConfig::GatedDelta { convolution: 1 },
+        MixerConfig::GatedDelta { convolution: 4, rotary: false },
+        MixerConfig::GatedDelta { convolution: 1, rotary: true },
+        MixerConfig::LinearMap {},
     ]
 }
 

@@ -139,7 +139,9 @@ fn hedgehog_agrees_with_torch() {
 fn module(file: &Golden) -> GatedDelta<Inner> {
     let shape =
         AttentionShape { hidden: 24, heads: 2, kv_heads: 2, head_dim: 6, qkv_bias: false, output_bias: false, qk_norm: false, eps: 1e-6 };
-    let Mixer::GatedDelta(mut module) = (MixerConfig::GatedDelta { convolution: 4 }).init::<Inner>(&shape, &Default::default()) else {
+    let Mixer::GatedDelta(mut module) =
+        (MixerConfig::GatedDelta { convolution: 4, rotary: false }).init::<Inner>(&shape, &Default::default())
+    else {
         unreachable!()
     };
     let matrix = |name: &str| burn::module::Param::from_tensor(file.float::<Inner, 2>(&format!("{name}.weight")).transpose());

@@ -44,6 +44,9 @@ fn differentiable<B: FusedBackend, C: CheckpointStrategy, O: Operation<B, N>, co
     inputs: [FloatTensor<Autodiff<B, C>>; N],
 ) -> FloatTensor<Autodiff<B, C>> {
     let nodes = inputs.each_ref().map(|input| input.node.clone());
+    // Another thread's backward pass removes what nothing refers to from every graph, this one among them: until the step is registered, the
+    // inputs must be referred to, or their gradients are lost.
+    let _referred = inputs.each_ref().map(|input| input.rc.clone());
     let inputs = inputs.map(|input| input.primitive);
     match Step(std::marker::PhantomData).prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(step) => {

@@ -18,7 +18,10 @@ use burn::tensor::activation::softmax;
 /// arXiv 2402.04347, eq. 6, with the softmax normalisation of its section 4.2.
 pub fn hedgehog<B: Backend>(x: Tensor<B, 4>, weight: Tensor<B, 3>) -> Tensor<B, 4> {
     let y = x.matmul(weight.unsqueeze());
-    Tensor::cat(vec![softmax(y.clone(), 3), softmax(y.neg(), 3)], 3)
+    let halves = vec![softmax(y.clone(), 3), softmax(y.neg(), 3)];
+    // Held until the step is registered: Burn 0.21 lets go of what is joined before that, and a backward pass on another thread would
+    // then remove it, gradients and all.
+    Tensor::cat(halves.clone(), 3)
 }
 
 /// `elu(x) + 1`: `x + 1` above 0, `exp(x)` below; `D` features.

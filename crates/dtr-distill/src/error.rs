@@ -9,9 +9,22 @@ pub enum DistillError {
     /// A student could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Rows cannot be read.
+    #[error("{0}")]
+    Rows(Box<dyn std::error::Error + Send + Sync>),
+    /// Hidden states of another parent.
+    #[error("{} holds hidden states of the parent {found}, expected those of {expected}. Remove it, or give another directory", directory.display())]
+    OtherCache {
+        /// Where.
+        directory: std::path::PathBuf,
+        /// This parent.
+        expected: String,
+        /// That one.
+        found: String,
+    },
     /// A loss is not a number.
     #[error(
-        "the loss of the {operator} student of layer {layer} became {loss} after {tokens} tokens. Expected a finite number; lower distill.learning-rate or lengthen distill.warmup"
+        "the loss of the {operator} student of layer {layer} is {loss} again and again after {tokens} tokens. Expected a finite number; lower distill.learning-rate or lengthen distill.warmup"
     )]
     Diverged {
         /// Layer.

@@ -1,14 +1,19 @@
-//! Where a student starts: the parent's projections, gates from the parent's attention, an output projection in closed form.
+//! Where a student starts: the parent's projections, gates from the parent's attention, an output projection in closed form. Each part
+//! stands for itself and can be left out.
 
-use burn::module::Param;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
 use dtr_models::mixer::projections::Projections;
-use dtr_models::{AttentionShape, Mixer, MixerConfig};
-use rayon::prelude::*;
+use dtr_models::{AttentionShape, Decoder, Mixer, MixerConfig};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 
+use crate::batch::Batch;
 use crate::error::DistillError;
-use crate::observe::{attention_distance, observe};
+use crate::observe::{Attention, attention, observe};
 use crate::ridge::Moments;
 
 /// `silu(NEUTRAL) = 1`: an output gate at this value lets everything pass as it is.
@@ -17,63 +22,181 @@ const NEUTRAL: f64 = 1.278_464_5;
 /// Shortest half-life of a decay, in tokens.
 const SHORTEST: f32 = 0.5;
 
+/// Write strengths of heads that look at one token, and of heads that look at all alike.
+const STRENGTHS: (f32, f32) = (0.7, 0.3);
+
+/// Scales that a head may get.
+const SCALES: (f64, f64) = (0.1, 10.0);
+
+/// Where students start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Initialise {
+    /// Queries, keys, values and output: the parent's, or random ones.
+    pub projections: Start,
+    /// Half-life of the decay: the mean distance of the parent's attention, or one token.
+    pub decay: Decay,
+    /// Write strength: from the entropy of the parent's attention, or a half.
+    pub write: Write,
+    /// Every head scaled to the parent's, `<parent, student> / <student, student>`.
+    pub scale: bool,
+    /// When the output projection is fitted by ridge regression.
+    pub ridge: Ridge,
+    /// Steps in which feature maps learn the parent's attention weights.
+    pub feature_map_steps: usize,
+}
+
+/// Where projections start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// The parent's: grouped heads expanded head by head, biases and head norms folded in, the output gate open.
+    Copy,
+    /// Normal numbers of variance `1 / width of the input`.
+    Random,
+}
+
+/// Where decays start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// At a half-life of the head's mean attention distance: `softplus(dt_bias) = ln 2 / distance`.
+    Distance,
+    /// At `dt_bias = 0`: a half-life of one token.
+    Constant,
+}
+
+/// Where write strengths start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Write {
+    /// Between 0.7 and 0.3, the lower the higher the head's attention entropy.
+    Entropy,
+    /// At a half.
+    Constant,
+}
+
+/// When the output projection is fitted in closed form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ridge {
+    /// Never.
+    Off,
+    /// Before training.
+    Before,
+    /// After it.
+    After,
+    /// Before and after.
+    Both,
+}
+
+impl Ridge {
+    fn before(self) -> bool {
+        matches!(self, Self::Before | Self::Both)
+    }
+
+    pub(crate) fn after(self) -> bool {
+        matches!(self, Self::After | Self::Both)
+    }
+}
+
 /// What calibration found out about one layer of the parent.
 #[derive(Debug)]
 pub struct Calibration<B: Backend> {
-    /// Mean attention distance by query head.
-    pub distance: Vec<f32>,
+    /// How its heads look around.
+    pub attention: Attention,
     /// `[hidden, 1]` with `x constant ≈ 1` for the layer's inputs `x`: stands in for biases that the student's form lacks.
     pub constant: Tensor<B, 2>,
 }
 
-/// Measures every layer of the parent on some batches of rows.
+/// Measures every layer of the parent on some batches.
 ///
 /// # Errors
 /// If the parent's hidden states are not finite.
 pub fn calibrate<B: MixerBackend>(
-    parent: &dtr_models::Decoder<B>,
-    batches: &[Vec<Vec<u32>>],
+    parent: &Decoder<B>,
+    batches: &[Batch<B>],
     device: &B::Device,
 ) -> Result<Vec<Calibration<B>>, DistillError> {
     let hidden = parent.embed(Tensor::zeros([1, 1], device)).dims()[2];
-    let mut distances: Vec<Vec<f32>> = Vec::new();
+    let mut attentions: Vec<Attention> = Vec::new();
     let mut moments = vec![Moments::new(hidden, 1); parent.layers.len()];
-    for (n, rows) in batches.iter().enumerate() {
-        let seen = observe(parent, parent, rows, device);
-        for (layer, input) in seen.inputs.iter().enumerate() {
-            let [batch, time, _] = input.dims();
-            moments[layer].add(input.clone(), Tensor::ones([batch, time, 1], device));
-        }
-        if n == 0 {
+    for (n, batch) in batches.iter().enumerate() {
+        observe(parent, parent, batch, |layer, seen| {
+            let [batch, time, _] = seen.input.dims();
+            moments[layer].add(seen.input.clone(), Tensor::ones([batch, time, 1], device), seen.weights);
             // The weights are T x T: one batch is enough for a mean.
-            distances = parent
-                .layers
-                .iter()
-                .zip(seen.inputs)
-                .map(|(layer, input)| attention_distance(&layer.mixer, input, &seen.context))
-                .collect();
-        }
+            if n == 0 {
+                attentions.push(attention(&parent.layers[layer].mixer, seen.input, &seen.context));
+            }
+        });
     }
     let constants = moments.iter().enumerate().map(|(layer, moments)| moments.solve(device).ok_or(DistillError::Singular { layer }));
-    distances.into_iter().zip(constants).map(|(distance, constant)| Ok(Calibration { distance, constant: constant? })).collect()
+    attentions.into_iter().zip(constants).map(|(attention, constant)| Ok(Calibration { attention, constant: constant? })).collect()
 }
 
-/// A student of one layer, from the parent's projections and what calibration found.
+/// A student of every layer, from the parent's projections and what calibration found.
 ///
 /// # Panics
-/// If the parent's layer is not softmax attention, or `operator` is not a student.
-pub fn student<B: MixerBackend>(
+/// If the parent's layers are not softmax attention, or `operator` is not a student.
+pub fn students<B: MixerBackend>(
     operator: &MixerConfig,
     shape: &AttentionShape,
-    parent: &Mixer<B>,
-    calibration: &Calibration<B>,
-) -> Mixer<B> {
+    parent: &Decoder<B>,
+    calibration: &[Calibration<B>],
+    initialise: &Initialise,
+) -> Vec<Mixer<B>> {
+    let layers = parent.layers.iter().zip(calibration).enumerate();
+    let student = |(layer, (block, found)): (usize, (&dtr_models::decoder::Block<B>, &Calibration<B>))| {
+        let mut student = copied(operator, shape, &block.mixer, found);
+        if let Mixer::GatedDelta(mixer) = &mut student {
+            let device = mixer.a_log.device();
+            if initialise.decay == Decay::Distance {
+                // What is that far back has faded by half.
+                let bias = |&distance: &f32| (std::f32::consts::LN_2 / distance.max(SHORTEST)).exp_m1().ln();
+                let bias: Vec<f32> = found.attention.distance.iter().map(bias).collect();
+                mixer.dt_bias = Param::from_tensor(Tensor::from_floats(bias.as_slice(), &device));
+            }
+            if initialise.write == Write::Entropy {
+                let strength = |&entropy: &f32| STRENGTHS.0 + (STRENGTHS.1 - STRENGTHS.0) * entropy.clamp(0.0, 1.0);
+                let logits: Vec<f32> = found.attention.entropy.iter().map(strength).map(|beta| (beta / (1.0 - beta)).ln()).collect();
+                let logits = Tensor::<B, 1>::from_floats(logits.as_slice(), &device).unsqueeze_dim(0);
+                mixer.in_proj_b.weight = Param::from_tensor(found.constant.clone().matmul(logits));
+            }
+        }
+        if initialise.projections == Start::Random { student.map(&mut Random(ChaCha8Rng::seed_from_u64(layer as u64))) } else { student }
+    };
+    layers.map(student).collect()
+}
+
+/// Fits students to the parent in closed form before they are trained, as far as that is asked for; `students` with their layers.
+///
+/// # Errors
+/// If outputs are not finite.
+pub fn fit<B: MixerBackend>(
+    model: &Decoder<B>,
+    teacher: &Decoder<B>,
+    students: &mut [(usize, &mut Mixer<B>)],
+    batches: &[Batch<B>],
+    initialise: &Initialise,
+    device: &B::Device,
+) -> Result<(), DistillError> {
+    if initialise.scale {
+        scale_heads(model, teacher, students, batches, device);
+    }
+    if initialise.ridge.before() { fit_outputs(model, teacher, students, batches, device) } else { Ok(()) }
+}
+
+/// The parent's projections in the student's form, gates neutral.
+fn copied<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, parent: &Mixer<B>, calibration: &Calibration<B>) -> Mixer<B> {
     let Mixer::Softmax(attention) = parent else { panic!("students learn from the parent's own attention") };
     let source = &attention.projections;
     let device = source.q_proj.weight.device();
     let mut student = operator.init::<B>(shape, &device);
     match &mut student {
         Mixer::Softmax(_) => panic!("softmax attention is the parent itself, not a student"),
+        // Nothing of the parent's fits: the regression of outputs on inputs is all of it.
+        Mixer::LinearMap(_) => {}
         Mixer::SlidingWindow(mixer) => mixer.projections = source.clone(),
         Mixer::Hedgehog(mixer) => {
             mixer.projections = source.clone();
@@ -91,10 +214,6 @@ pub fn student<B: MixerBackend>(
             let [channels, _, width] = mixer.conv1d.weight.dims();
             let taps = (0..channels * width).map(|i| f32::from(u8::from(i % width == width - 1))).collect::<Vec<_>>();
             mixer.conv1d.weight = Param::from_tensor(Tensor::from_data(TensorData::new(taps, [channels, 1, width]), &device));
-            // softplus(dt_bias) = ln 2 / distance: what is that far back has faded by half.
-            let bias: Vec<f32> =
-                calibration.distance.iter().map(|&distance| (std::f32::consts::LN_2 / distance.max(SHORTEST)).exp_m1().ln()).collect();
-            mixer.dt_bias = Param::from_tensor(Tensor::from_floats(bias.as_slice(), &device));
             mixer.out_proj.weight = Param::from_tensor(source.o_proj.weight.val());
         }
     }
@@ -117,34 +236,104 @@ fn qkv<B: Backend>(source: &Projections<B>, shape: &AttentionShape, constant: &T
     Tensor::cat(vec![q, k, v], 1)
 }
 
+/// Random matrices in place of all that are there; drawn on the host, the same on every backend.
+struct Random(ChaCha8Rng);
+
+impl<B: Backend> ModuleMapper<B> for Random {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
+        if D != 2 {
+            return param;
+        }
+        let (id, weight, mapper) = param.consume();
+        let shape = weight.dims();
+        let scale = (shape[0] as f32).powf(-0.5);
+        let numbers: Vec<f32> = (0..shape.iter().product())
+            .map(|_| {
+                let x: f32 = StandardNormal.sample(&mut self.0);
+                scale * x
+            })
+            .collect();
+        Param::from_mapped_value(id, Tensor::from_data(TensorData::new(numbers, shape), &weight.device()), mapper)
+    }
+}
+
+/// Brings the outputs of every head to the parent's scale: rows of the output projection times `<parent, student> / <student, student>`,
+/// sums over tokens, within bounds.
+fn scale_heads<B: MixerBackend>(
+    model: &Decoder<B>,
+    teacher: &Decoder<B>,
+    students: &mut [(usize, &mut Mixer<B>)],
+    batches: &[Batch<B>],
+    device: &B::Device,
+) {
+    let heads_of = |layer: usize| match &teacher.layers[layer].mixer {
+        Mixer::Softmax(attention) => attention.projections.heads(),
+        _ => panic!("students learn from the parent's own attention"),
+    };
+    let mut sums: Vec<Vec<[f64; 2]>> = students.iter().map(|(layer, _)| vec![[0.0; 2]; heads_of(*layer)]).collect();
+    for batch in batches {
+        observe(model, teacher, batch, |layer, seen| {
+            for ((_, student), sums) in students.iter().zip(&mut sums).filter(|((at, _), _)| *at == layer) {
+                let own = student.mix_features(seen.input.clone(), &seen.context).0;
+                let parent = teacher.layers[layer].mixer.mix_features(seen.input.clone(), &seen.context).0;
+                if own.dims() != parent.dims() {
+                    continue;
+                }
+                let by_head = |product: Tensor<B, 3>| {
+                    let [batch, time, width] = product.dims();
+                    let weighted = seen.weights.clone().map_or(product.clone(), |weights| product * weights.unsqueeze_dim(2));
+                    let sums = weighted.reshape([batch * time, heads_of(layer), width / heads_of(layer)]).sum_dim(0).sum_dim(2);
+                    sums.into_data().convert::<f64>().iter::<f64>().collect::<Vec<f64>>()
+                };
+                let (met, power) = (by_head(own.clone() * parent), by_head(own.square()));
+                for (sum, (met, power)) in sums.iter_mut().zip(met.into_iter().zip(power)) {
+                    *sum = [sum[0] + met, sum[1] + power];
+                }
+            }
+        });
+    }
+    for ((_, student), sums) in students.iter_mut().zip(sums) {
+        if sums.iter().all(|sum| sum[1] == 0.0) {
+            continue;
+        }
+        let output = student.output_mut();
+        let [width, hidden] = output.weight.dims();
+        let scale = |[met, power]: &[f64; 2]| (met / power.max(f64::MIN_POSITIVE)).clamp(SCALES.0, SCALES.1) as f32;
+        let scales: Vec<f32> = sums.iter().flat_map(|sum| std::iter::repeat_n(scale(sum), width / sums.len())).collect();
+        let scales = Tensor::<B, 1>::from_floats(scales.as_slice(), device).unsqueeze_dim::<2>(1).expand([width, hidden]);
+        output.weight = Param::from_tensor(output.weight.val() * scales);
+    }
+}
+
 /// Refits the output projection of every student by ridge regression around where it stands, `min |X (W + D) - Y|^2 + penalty |D|^2`:
-/// one pass over the rows, no optimiser, and on those rows never worse than before.
+/// one pass over the rows, no optimiser, and on those rows never worse than before. Of a linear map, which starts at nothing, it is all there
+/// is to find (NBL, arXiv 2505.21077).
 ///
-/// Inputs are those in `model`, answers those of `teacher`; `students[n]` stands for layer `layers[n]`.
+/// Inputs are those in `model`, answers those of `teacher`; `students` with the layers they stand for.
 ///
 /// # Errors
 /// If outputs are not finite.
 pub fn fit_outputs<B: MixerBackend>(
-    model: &dtr_models::Decoder<B>,
-    teacher: &dtr_models::Decoder<B>,
-    layers: &[usize],
-    students: &mut [Mixer<B>],
-    batches: &[Vec<Vec<u32>>],
+    model: &Decoder<B>,
+    teacher: &Decoder<B>,
+    students: &mut [(usize, &mut Mixer<B>)],
+    batches: &[Batch<B>],
     device: &B::Device,
 ) -> Result<(), DistillError> {
     let mut moments: Vec<Option<Moments>> = vec![None; students.len()];
-    for rows in batches {
-        let seen = observe(model, teacher, rows, device);
-        moments.par_iter_mut().zip(students.par_iter()).zip(layers).for_each(|((moments, student), &layer)| {
-            let (features, output) = student.mix_features(seen.inputs[layer].clone(), &seen.context);
-            let residual = seen.outputs[layer].clone() - output;
-            let (input, target) = (features.dims()[2], residual.dims()[2]);
-            moments.get_or_insert_with(|| Moments::new(input, target)).add(features, residual);
+    for batch in batches {
+        observe(model, teacher, batch, |layer, seen| {
+            for ((_, student), moments) in students.iter().zip(&mut moments).filter(|((at, _), _)| *at == layer) {
+                let (features, output) = student.mix_features(seen.input.clone(), &seen.context);
+                let residual = seen.output.clone() - output;
+                let (input, target) = (features.dims()[2], residual.dims()[2]);
+                moments.get_or_insert_with(|| Moments::new(input, target)).add(features, residual, seen.weights.clone());
+            }
         });
     }
-    for ((moments, student), &layer) in moments.iter().zip(students).zip(layers) {
+    for (moments, (layer, student)) in moments.iter().zip(students) {
         let Some(moments) = moments else { continue };
-        let change = moments.solve::<B>(device).ok_or(DistillError::Singular { layer })?;
+        let change = moments.solve::<B>(device).ok_or(DistillError::Singular { layer: *layer })?;
         let output = student.output_mut();
         output.weight = Param::from_tensor(output.weight.val() + change);
     }

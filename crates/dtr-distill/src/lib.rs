@@ -6,19 +6,28 @@
 pub mod bank;
 pub mod error;
 
+pub mod batch;
+pub mod cache;
 pub mod loss;
 pub mod observe;
+pub mod optimiser;
 pub mod schedule;
 
 pub mod initialise;
 pub mod ridge;
 
+mod pupil;
 pub mod recover;
 pub mod snapshot;
 pub mod trainer;
 
 pub use bank::StudentBank;
+pub use batch::{Batch, Row};
+pub use cache::StateCache;
 pub use error::DistillError;
+pub use initialise::Initialise;
+pub use loss::Loss;
+pub use optimiser::Optimiser;
 pub use recover::recover;
 pub use snapshot::Snapshots;
 pub use trainer::{Progress, Settings, refit, train};

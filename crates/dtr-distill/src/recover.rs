@@ -10,8 +10,10 @@ use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::TrainBackend;
 use dtr_models::{Decoder, Mixer};
 
+use crate::batch::Row;
 use crate::error::DistillError;
 use crate::schedule::warmup_cosine;
+use crate::trainer::Draw;
 
 /// Share of the steps spent rising to the learning rate.
 const WARMUP: f64 = 0.1;
@@ -51,7 +53,7 @@ pub fn recover<B: TrainBackend>(
     parent: &Decoder<B::InnerBackend>,
     hybrid: &Decoder<B::InnerBackend>,
     settings: &Recovery,
-    training: &mut dyn FnMut(usize) -> Vec<Vec<u32>>,
+    training: Draw<'_>,
     device: &B::Device,
     progress: &mut dyn FnMut(usize, f32),
 ) -> Result<Decoder<B::InnerBackend>, DistillError> {
@@ -64,8 +66,8 @@ pub fn recover<B: TrainBackend>(
     let (mut of_model, mut of_updates) = (optimiser.init::<B, Decoder<B>>(), optimiser.init::<B, Updates<B>>());
     let mut tokens = 0;
     for step in 0..settings.steps {
-        let rows = training(step);
-        tokens += rows.iter().map(Vec::len).sum::<usize>();
+        let rows = training(step).map_err(DistillError::Rows)?;
+        tokens += rows.iter().map(|row| row.tokens.len()).sum::<usize>();
         let rate = warmup_cosine(step, settings.steps, settings.learning_rate, WARMUP);
         let loss = loss(parent, &updates.applied(model.clone()), &rows, settings.task_weight, device);
         let value = loss.clone().inner().into_scalar().elem::<f32>();
@@ -89,12 +91,12 @@ pub fn recover<B: TrainBackend>(
 fn loss<B: TrainBackend>(
     parent: &Decoder<B::InnerBackend>,
     hybrid: &Decoder<B>,
-    rows: &[Vec<u32>],
+    rows: &[Row],
     task_weight: f64,
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let (count, length) = (rows.len(), rows[0].len());
-    let ids: Vec<i64> = rows.iter().flatten().map(|&token| i64::from(token)).collect();
+    let (count, length) = (rows.len(), rows[0].tokens.len());
+    let ids: Vec<i64> = rows.iter().flat_map(|row| &row.tokens).map(|&token| i64::from(token)).collect();
     let ids = TensorData::new(ids, [count, length]);
     let wanted = log_softmax(parent.logits(Tensor::from_data(ids.clone(), device)), 2);
     let ids = Tensor::<B, 2, Int>::from_data(ids, device);

@@ -19,14 +19,14 @@ impl Moments {
         Self { xx: DMatrix::zeros(input, input), xy: DMatrix::zeros(input, output) }
     }
 
-    /// Adds the rows of `x [.., input]` and `y [.., output]`.
-    pub fn add<B: Backend>(&mut self, x: Tensor<B, 3>, y: Tensor<B, 3>) {
+    /// Adds the rows of `x [B, T, input]` and `y [B, T, output]`, each as often as its weight `[B, T]` says.
+    pub fn add<B: Backend>(&mut self, x: Tensor<B, 3>, y: Tensor<B, 3>, weights: Option<Tensor<B, 2>>) {
         let flat = |x: Tensor<B, 3>| {
             let [batch, time, width] = x.dims();
             x.reshape([batch * time, width])
         };
-        let (x, y) = (flat(x), flat(y));
-        let transposed = x.clone().transpose();
+        let weighted = weights.map_or_else(|| x.clone(), |weights| x.clone() * weights.unsqueeze_dim(2));
+        let (x, y, transposed) = (flat(x), flat(y), flat(weighted).transpose());
         self.xx += matrix(transposed.clone().matmul(x));
         self.xy += matrix(transposed.matmul(y));
     }
@@ -62,8 +62,10 @@ mod tests {
         let map = Tensor::<Flex, 2>::from_floats([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.25]], &device);
         let y = x.clone().matmul(map.clone().unsqueeze());
         let mut moments = Moments::new(3, 2);
-        moments.add(x.clone().narrow(1, 0, 7), y.clone().narrow(1, 0, 7));
-        moments.add(x.narrow(1, 7, 13), y.narrow(1, 7, 13));
+        moments.add(x.clone().narrow(1, 0, 7), y.clone().narrow(1, 0, 7), None);
+        moments.add(x.clone().narrow(1, 7, 13), y.narrow(1, 7, 13), None);
+        // What weighs nothing changes nothing.
+        moments.add(x.clone(), x.clone().narrow(2, 0, 2), Some(Tensor::zeros([1, 20], &device)));
         let found = moments.solve::<Flex>(&device).expect("finite moments");
         let error: f32 = (found - map).abs().max().into_scalar();
         assert!(error < 2e-2, "the penalty alone explains a small difference, found {error}");

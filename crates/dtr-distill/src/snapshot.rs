@@ -5,22 +5,21 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use burn::optim::adaptor::OptimizerAdaptor;
-use burn::optim::{AdamW, Optimizer};
 use burn::prelude::*;
 use burn::record::{FullPrecisionSettings, NamedMpkBytesRecorder, Recorder};
-use burn::tensor::backend::AutodiffBackend;
+use dtr_attention::TrainBackend;
 use dtr_models::checkpoint::write_file;
-use dtr_models::{CheckpointError, Mixer};
+use dtr_models::{CheckpointError, Mixer, MixerConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::DistillError;
+use crate::optimiser::OptimisersRecord;
+use crate::pupil::Pupil;
 
 /// Written last: a snapshot without it is not complete.
 const CLOCK: &str = "clock.json";
 
-type Optimiser<B> = OptimizerAdaptor<AdamW, Mixer<B>, B>;
-type Record<B> = (<Mixer<B> as Module<B>>::Record, <Optimiser<B> as Optimizer<Mixer<B>, B>>::Record);
+type Record<B> = (<Mixer<B> as Module<B>>::Record, OptimisersRecord<B>);
 
 /// How far a training run is.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -68,41 +67,41 @@ impl Snapshots {
         Ok(steps.max_by_key(|clock| clock.step).unwrap_or_default())
     }
 
-    /// A student and its optimiser as they were at `clock`.
+    /// Brings a student and its optimisers to where they were at `clock`.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn load<B: AutodiffBackend>(
+    pub(crate) fn load<B: TrainBackend>(
         &self,
         clock: Clock,
-        name: &str,
-        mixer: Mixer<B>,
-        optimiser: Optimiser<B>,
+        operators: &[MixerConfig],
+        pupil: &mut Pupil<B>,
         device: &B::Device,
-    ) -> Result<(Mixer<B>, Optimiser<B>), DistillError> {
-        let path = self.at(clock).join(file(name));
+    ) -> Result<(), DistillError> {
+        let path = self.at(clock).join(file(&pupil.name(operators)));
         let bytes = fs::read(&path).map_err(|source| CheckpointError::Io { action: "read", path: path.clone(), source })?;
-        let record: Record<B> = Recorder::<B>::load(&NamedMpkBytesRecorder::<FullPrecisionSettings>::default(), bytes, device)
-            .map_err(|error| CheckpointError::Damaged { path, reason: error.to_string() })?;
-        Ok((mixer.load_record(record.0), optimiser.load_record(record.1)))
+        let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
+        let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it has no first line".into()))?;
+        pupil.standing = serde_json::from_slice(&bytes[..end]).map_err(|error| damaged(error.to_string()))?;
+        let record: Record<B> =
+            Recorder::<B>::load(&recorder(), bytes[end + 1..].to_vec(), device).map_err(|error| damaged(error.to_string()))?;
+        pupil.mixer = pupil.mixer.clone().load_record(record.0);
+        pupil.optimisers = pupil.optimisers.clone().load_record(record.1);
+        Ok(())
     }
 
-    /// Stores a student and its optimiser as they are at `clock`; they count once [`Self::complete`] says so.
+    /// Stores a student and its optimisers as they are at `clock`; they count once [`Self::complete`] says so.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn save<B: AutodiffBackend>(
-        &self,
-        clock: Clock,
-        name: &str,
-        mixer: &Mixer<B>,
-        optimiser: &Optimiser<B>,
-    ) -> Result<(), DistillError> {
+    pub(crate) fn save<B: TrainBackend>(&self, clock: Clock, operators: &[MixerConfig], pupil: &Pupil<B>) -> Result<(), DistillError> {
         let directory = self.at(clock);
-        let path = directory.join(file(name));
-        let record: Record<B> = (mixer.clone().into_record(), optimiser.to_record());
-        let bytes = Recorder::<B>::record(&NamedMpkBytesRecorder::<FullPrecisionSettings>::default(), record, ())
-            .map_err(|error| CheckpointError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let path = directory.join(file(&pupil.name(operators)));
+        let damaged = |reason: String| CheckpointError::Damaged { path: path.clone(), reason };
+        let record: Record<B> = (pupil.mixer.clone().into_record(), pupil.optimisers.to_record());
+        let mut bytes = serde_json::to_vec(&pupil.standing).map_err(|error| damaged(error.to_string()))?;
+        bytes.push(b'\n');
+        bytes.extend(Recorder::<B>::record(&recorder(), record, ()).map_err(|error| damaged(error.to_string()))?);
         fs::create_dir_all(&directory).map_err(|source| CheckpointError::Io { action: "create", path: directory, source })?;
         Ok(write_file(&path, &bytes)?)
     }
@@ -151,6 +150,10 @@ impl Snapshots {
         let stamp: Stamp = serde_json::from_slice(&fs::read(path.join(CLOCK)).ok()?).ok()?;
         (stamp.key == self.key).then_some(stamp)
     }
+}
+
+fn recorder() -> NamedMpkBytesRecorder<FullPrecisionSettings> {
+    NamedMpkBytesRecorder::default()
 }
 
 fn file(name: &str) -> String {

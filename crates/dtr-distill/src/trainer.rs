@@ -1,20 +1,26 @@
-//! The training loop: one pass of the parent a step, every student learns from it on its own.
+//! The training loop: one pass of the parent a batch, every student learns from it on its own.
+//!
+//! While the pass goes on, the layers it has shown are learnt on other threads; it waits for them, so that the states and gradients
+//! of only as many layers are in memory as there are threads, however deep the model.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
+use std::error::Error;
+use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
 use burn::module::AutodiffModule;
-use burn::optim::adaptor::OptimizerAdaptor;
-use burn::optim::{AdamW, AdamWConfig, GradientsParams, Optimizer};
 use burn::prelude::*;
 use dtr_attention::TrainBackend;
-use dtr_models::{Context, Decoder, DecoderConfig, Mixer, MixerConfig};
-use rayon::prelude::*;
+use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig};
 
+use crate::batch::{Batch, Row};
+use crate::cache::StateCache;
 use crate::error::DistillError;
-use crate::initialise::{calibrate, fit_outputs, student};
-use crate::loss::normalised_mse;
-use crate::observe::observe;
+use crate::initialise::{self, Initialise};
+use crate::loss::{Loss, normalised_mse};
+use crate::observe::{Seen, observe};
+use crate::optimiser::{Optimiser, Optimisers};
+use crate::pupil::{Pupil, REFUSALS};
 use crate::schedule::warmup_cosine;
 use crate::snapshot::{Clock, Snapshots};
 
@@ -26,14 +32,22 @@ const REPORT: usize = 10;
 pub struct Settings {
     /// Each gets a student of every layer.
     pub operators: Vec<MixerConfig>,
+    /// What they are trained on.
+    pub loss: Loss,
     /// Steps of the optimiser.
     pub steps: usize,
+    /// Batches a step.
+    pub accumulate: usize,
+    /// What moves the matrices.
+    pub optimiser: Optimiser,
     /// Largest learning rate.
     pub learning_rate: f64,
     /// Share of the steps spent rising to it.
     pub warmup: f64,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay of the matrices.
     pub weight_decay: f32,
+    /// Reports of ten steps each without progress after which a student learns no more.
+    pub patience: Option<usize>,
 }
 
 /// What the loop tells of itself.
@@ -44,15 +58,37 @@ pub enum Progress<'a> {
         /// Tokens trained on.
         tokens: usize,
     },
-    /// Losses of one operator by layer, mean since the last report.
+    /// Losses of one operator by layer, mean since the last report; the last known where a student learnt nothing since.
     Losses {
         /// The operator.
         operator: &'a MixerConfig,
         /// Tokens trained on.
         tokens: usize,
-        /// Normalised mean squared error by layer.
-        normalised_mse: Vec<f32>,
+        /// In the loss trained on.
+        losses: Vec<f32>,
     },
+    /// A student did not learn from a step, and makes shorter ones from now on.
+    Refused {
+        /// The operator.
+        operator: &'a MixerConfig,
+        /// Layer.
+        layer: usize,
+        /// Tokens trained on.
+        tokens: usize,
+        /// The loss that was no number, far above the usual, or had gradients that were no numbers.
+        loss: f32,
+    },
+    /// A student makes no progress any more and is done.
+    Done {
+        /// The operator.
+        operator: &'a MixerConfig,
+        /// Layer.
+        layer: usize,
+        /// Tokens trained on.
+        tokens: usize,
+    },
+    /// Something that does not end the training.
+    Warning(String),
 }
 
 /// A trained student with its held-out loss.
@@ -79,221 +115,296 @@ pub struct Outcome<B: Backend> {
     pub tokens_per_second: f64,
 }
 
-/// Rows of token ids that training draws from.
+/// What draws the rows of a batch.
+pub type Draw<'a> = &'a mut dyn FnMut(usize) -> Result<Vec<Row>, Box<dyn Error + Send + Sync>>;
+
+/// Rows that training draws from.
 pub struct Rows<'a> {
-    /// Batches for the closed-form initialisation.
-    pub calibration: Vec<Vec<Vec<u32>>>,
+    /// Batches for what is found in closed form.
+    pub calibration: Vec<Vec<Row>>,
     /// Batches never trained on, on which the students are measured.
-    pub held_out: Vec<Vec<Vec<u32>>>,
-    /// The batch of a step.
-    pub training: &'a mut dyn FnMut(usize) -> Vec<Vec<u32>>,
+    pub held_out: Vec<Vec<Row>>,
+    /// The n-th batch.
+    pub training: Draw<'a>,
 }
 
-struct Pupil<B: TrainBackend> {
-    layer: usize,
-    operator: usize,
-    mixer: Mixer<B>,
-    optimiser: OptimizerAdaptor<AdamW, Mixer<B>, B>,
-    /// Losses since the last report, kept on the device until then.
-    losses: Vec<Tensor<B::InnerBackend, 1>>,
+/// What a model's layers are shown by: the model itself, a teacher for layers that are not its own, and states on disk.
+struct Source<'a, B: Backend> {
+    model: &'a Decoder<B>,
+    teacher: &'a Decoder<B>,
+    cache: Option<&'a StateCache>,
 }
 
-/// Trains one student for every layer and operator. A run that `snapshots` hold is gone on with.
+/// Trains one student for every layer and operator, spread over `devices`; the parent is on the first. A run that `snapshots` hold is
+/// gone on with, and hidden states are kept in `cache`.
 ///
 /// # Errors
-/// If a loss stops being finite, the parent's states are not, or snapshots cannot be read or written.
+/// If a loss is no number for too long, the parent's states are not, or rows, snapshots or students cannot be read or written.
+///
+/// # Panics
+/// If there are no devices.
 pub fn train<B: TrainBackend>(
-    parent: &Decoder<B::InnerBackend>,
-    config: &DecoderConfig,
-    settings: &Settings,
+    (parent, config): (&Decoder<B::InnerBackend>, &DecoderConfig),
+    (settings, initialise): (&Settings, &Initialise),
     rows: Rows<'_>,
-    snapshots: &Snapshots,
-    device: &B::Device,
+    (snapshots, cache): (&Snapshots, Option<&StateCache>),
+    devices: &[B::Device],
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome<B::InnerBackend>, DistillError> {
-    let pupils = start::<B>(parent, config, settings, &rows, device)?;
-    learn(pupils, (parent, parent), settings, rows, Some(snapshots), device, progress)
+    let source = Source { model: parent, teacher: parent, cache };
+    let calibration = batches::<B::InnerBackend>(&rows.calibration, &devices[0]);
+    let mut pupils = Vec::new();
+    // Where a snapshot is at hand, all that is learnt before the first step is in it.
+    let fresh = snapshots.clock()?.step == 0;
+    let found = fresh.then(|| initialise::calibrate(parent, &calibration, &devices[0])).transpose()?;
+    for (index, operator) in settings.operators.iter().enumerate() {
+        let mut students: Vec<Mixer<B::InnerBackend>> = match &found {
+            Some(found) => initialise::students(operator, &config.attention, parent, found, initialise),
+            None => (0..parent.layers.len()).map(|_| operator.init(&config.attention, &devices[0])).collect(),
+        };
+        if fresh {
+            let maps = matches!(operator, MixerConfig::Hedgehog {}) && initialise.feature_map_steps > 0;
+            if maps {
+                students = mapped::<B>(students, operator, &source, &rows.calibration, initialise.feature_map_steps, devices)?;
+            }
+            initialise::fit(
+                parent,
+                parent,
+                &mut students.iter_mut().enumerate().collect::<Vec<_>>(),
+                &calibration,
+                initialise,
+                &devices[0],
+            )?;
+        }
+        pupils.extend(students.into_iter().enumerate().map(|(layer, mixer)| pupil(layer, index, mixer, settings, devices)));
+    }
+    let after = initialise.ridge.after().then_some(calibration);
+    learn::<B>(pupils, &source, settings, rows, Some(snapshots), after, devices, progress)
 }
 
 /// Trains students further on what they meet in `hybrid`: its own hidden states, and the parent's answers to them. Each is a layer,
 /// the index of its operator in the settings, and the mixer to begin with.
 ///
 /// # Errors
-/// If a loss stops being finite, or the hybrid's states are not.
+/// If a loss is no number for too long, or the hybrid's states are not.
 pub fn refit<B: TrainBackend>(
     (hybrid, parent): (&Decoder<B::InnerBackend>, &Decoder<B::InnerBackend>),
-    students: Vec<(usize, usize, Mixer<B::InnerBackend>)>,
-    settings: &Settings,
+    mut students: Vec<(usize, usize, Mixer<B::InnerBackend>)>,
+    (settings, initialise): (&Settings, &Initialise),
     rows: Rows<'_>,
     device: &B::Device,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome<B::InnerBackend>, DistillError> {
-    let layers: Vec<usize> = students.iter().map(|student| student.0).collect();
-    let operators: Vec<usize> = students.iter().map(|student| student.1).collect();
-    let mut mixers: Vec<_> = students.into_iter().map(|student| student.2).collect();
-    fit_outputs(hybrid, parent, &layers, &mut mixers, &rows.calibration, device)?;
-    let pupils =
-        layers.into_iter().zip(operators).zip(mixers).map(|((layer, operator), mixer)| Pupil::<B>::new(layer, operator, mixer, settings));
-    learn(pupils.collect(), (hybrid, parent), settings, rows, None, device, progress)
+    let calibration = batches::<B::InnerBackend>(&rows.calibration, device);
+    let mut places: Vec<_> = students.iter_mut().map(|(layer, _, mixer)| (*layer, mixer)).collect();
+    initialise::fit_outputs(hybrid, parent, &mut places, &calibration, device)?;
+    let devices = std::slice::from_ref(device);
+    let pupils = students.into_iter().map(|(layer, operator, mixer)| pupil(layer, operator, mixer, settings, devices)).collect();
+    let source = Source { model: hybrid, teacher: parent, cache: None };
+    let after = initialise.ridge.after().then_some(calibration);
+    learn::<B>(pupils, &source, settings, rows, None, after, devices, progress)
 }
 
-/// The loop: one pass of `model` a step, every pupil learns on its own what `teacher` makes of it.
+fn pupil<B: TrainBackend>(
+    layer: usize,
+    operator: usize,
+    mixer: Mixer<B::InnerBackend>,
+    settings: &Settings,
+    devices: &[B::Device],
+) -> Pupil<B> {
+    Pupil::new(layer, operator, mixer, Optimisers::new(settings.optimiser, settings.weight_decay), &devices[layer % devices.len()])
+}
+
+fn batches<B: Backend>(rows: &[Vec<Row>], device: &B::Device) -> Vec<Batch<B>> {
+    rows.iter().map(|rows| Batch::new(rows, device)).collect()
+}
+
+/// Students whose feature maps have learnt the parent's attention weights from the calibration rows.
+fn mapped<B: TrainBackend>(
+    students: Vec<Mixer<B::InnerBackend>>,
+    operator: &MixerConfig,
+    source: &Source<'_, B::InnerBackend>,
+    calibration: &[Vec<Row>],
+    steps: usize,
+    devices: &[B::Device],
+) -> Result<Vec<Mixer<B::InnerBackend>>, DistillError> {
+    /// As in `LoLCATs`, arXiv 2410.10254, appendix A.
+    const LEARNING_RATE: f64 = 1e-2;
+    let settings = Settings {
+        operators: vec![operator.clone()],
+        loss: Loss::AttentionWeights,
+        steps,
+        accumulate: 1,
+        optimiser: Optimiser::AdamW,
+        learning_rate: LEARNING_RATE,
+        warmup: 0.05,
+        weight_decay: 0.0,
+        patience: None,
+    };
+    let pupils = students.into_iter().enumerate().map(|(layer, mixer)| pupil(layer, 0, mixer, &settings, devices)).collect();
+    let mut again = |n: usize| Ok(calibration[n % calibration.len()].clone());
+    let rows = Rows { calibration: Vec::new(), held_out: Vec::new(), training: &mut again };
+    let outcome = learn::<B>(pupils, source, &settings, rows, None, None, devices, &mut |_| ())?;
+    Ok(outcome.students.into_iter().map(|student| student.mixer).collect())
+}
+
+/// The loop. `after` holds the batches on which output projections are refitted at the end.
+#[expect(clippy::too_many_arguments, reason = "private, and each is a thing of its own")]
 fn learn<B: TrainBackend>(
     mut pupils: Vec<Pupil<B>>,
-    (model, teacher): (&Decoder<B::InnerBackend>, &Decoder<B::InnerBackend>),
+    source: &Source<'_, B::InnerBackend>,
     settings: &Settings,
     rows: Rows<'_>,
     snapshots: Option<&Snapshots>,
-    device: &B::Device,
+    after: Option<Vec<Batch<B::InnerBackend>>>,
+    devices: &[B::Device],
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Outcome<B::InnerBackend>, DistillError> {
     let operators = settings.operators.as_slice();
     let mut clock = snapshots.map_or(Ok(Clock::default()), Snapshots::clock)?;
     if let Some(snapshots) = snapshots.filter(|_| clock.step > 0) {
         for pupil in &mut pupils {
-            let name = pupil.name(operators);
-            (pupil.mixer, pupil.optimiser) = snapshots.load(clock, &name, pupil.mixer.clone(), pupil.optimiser.clone(), device)?;
+            snapshots.load(clock, operators, pupil, &devices[0])?;
         }
     }
     let (began, before) = (Instant::now(), clock.seconds);
     let mut stored = Instant::now();
     for step in clock.step..settings.steps {
-        let batch = (rows.training)(step);
-        clock.tokens += batch.iter().map(Vec::len).sum::<usize>();
-        let seen = observe(model, teacher, &batch, device);
+        if pupils.iter().all(|pupil| pupil.standing.done) {
+            break;
+        }
         let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
-        let context = tracked::<B>(&seen.context);
-        on_threads(&mut pupils, |pupil| pupil.learn(&seen.inputs[pupil.layer], &seen.outputs[pupil.layer], &context, rate));
+        for part in 0..settings.accumulate {
+            let drawn = (rows.training)(step * settings.accumulate + part).map_err(DistillError::Rows)?;
+            clock.tokens += drawn.iter().map(|row| row.tokens.len()).sum::<usize>();
+            let batch = Batch::new(&drawn, &devices[0]);
+            let rate = (part + 1 == settings.accumulate).then_some(rate);
+            source.show(&batch, &mut pupils, |pupil, seen| {
+                pupil.learn(seen, &source.teacher.layers[pupil.layer].mixer, settings.loss, settings.accumulate, rate);
+            });
+        }
         clock = Clock { step: step + 1, seconds: before + began.elapsed().as_secs_f64(), ..clock };
         progress(Progress::Step { tokens: clock.tokens });
+        if let Some(complaint) = source.cache.and_then(StateCache::complaint) {
+            progress(Progress::Warning(complaint));
+        }
         if clock.step.is_multiple_of(REPORT) || clock.step == settings.steps {
-            report(&mut pupils, operators, clock.tokens, progress)?;
+            report(&mut pupils, settings, clock.tokens, progress)?;
             if let Some(snapshots) = snapshots.filter(|snapshots| stored.elapsed() >= snapshots.every()) {
                 for pupil in &pupils {
-                    snapshots.save(clock, &pupil.name(operators), &pupil.mixer, &pupil.optimiser)?;
+                    snapshots.save(clock, operators, pupil)?;
                 }
                 snapshots.complete(clock)?;
                 stored = Instant::now();
             }
         }
     }
-    let losses = held_out((model, teacher), &pupils, &rows.held_out, device);
-    let students = pupils.into_iter().zip(losses).map(|(pupil, normalised_mse)| Trained {
-        layer: pupil.layer,
-        operator: operators[pupil.operator].clone(),
-        mixer: pupil.mixer.valid(),
+    let tokens_per_second = clock.tokens as f64 / clock.seconds.max(f64::MIN_POSITIVE);
+    let mut students: Vec<_> =
+        pupils.into_iter().map(|pupil| (pupil.layer, pupil.operator, pupil.mixer.valid().to_device(&devices[0]))).collect();
+    if let Some(calibration) = after {
+        let mut places: Vec<_> = students.iter_mut().map(|(layer, _, mixer)| (*layer, mixer)).collect();
+        initialise::fit_outputs(source.model, source.teacher, &mut places, &calibration, &devices[0])?;
+    }
+    let losses = held_out(source, &students, &batches(&rows.held_out, &devices[0]));
+    let students = students.into_iter().zip(losses).map(|((layer, operator, mixer), normalised_mse)| Trained {
+        layer,
+        operator: operators[operator].clone(),
+        mixer,
         normalised_mse,
     });
-    let tokens_per_second = clock.tokens as f64 / clock.seconds.max(f64::MIN_POSITIVE);
     Ok(Outcome { students: students.collect(), tokens: clock.tokens, tokens_per_second })
 }
 
-/// Students initialised, not yet trained.
-fn start<B: TrainBackend>(
-    parent: &Decoder<B::InnerBackend>,
-    config: &DecoderConfig,
-    settings: &Settings,
-    rows: &Rows<'_>,
-    device: &B::Device,
-) -> Result<Vec<Pupil<B>>, DistillError> {
-    let calibration = calibrate(parent, &rows.calibration, device)?;
-    let mut pupils = Vec::new();
-    for (index, operator) in settings.operators.iter().enumerate() {
-        let found = parent.layers.iter().zip(&calibration);
-        let mut students: Vec<_> = found.map(|(layer, found)| student(operator, &config.attention, &layer.mixer, found)).collect();
-        let layers: Vec<usize> = (0..students.len()).collect();
-        fit_outputs(parent, parent, &layers, &mut students, &rows.calibration, device)?;
-        pupils.extend(students.into_iter().enumerate().map(|(layer, mixer)| Pupil::new(layer, index, mixer, settings)));
-    }
-    Ok(pupils)
-}
-
-impl<B: TrainBackend> Pupil<B> {
-    fn new(layer: usize, operator: usize, mixer: Mixer<B::InnerBackend>, settings: &Settings) -> Self {
-        let optimiser = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(settings.weight_decay);
-        Self { layer, operator, mixer: Mixer::from_inner(mixer), optimiser: optimiser.init(), losses: Vec::new() }
+impl<B: dtr_attention::MixerBackend> Source<'_, B> {
+    fn observe(&self, batch: &Batch<B>, show: impl FnMut(usize, Seen<B>)) {
+        match self.cache {
+            Some(cache) => cache.observe(self.model, batch, show),
+            None => observe(self.model, self.teacher, batch, show),
+        }
     }
 
-    fn name(&self, operators: &[MixerConfig]) -> String {
-        format!("{}-{:02}", operators[self.operator].name(), self.layer)
-    }
-
-    fn learn(&mut self, input: &Tensor<B::InnerBackend, 3>, target: &Tensor<B::InnerBackend, 3>, context: &Context<B>, rate: f64) {
-        let output = self.mixer.mix(Tensor::from_inner(input.clone()), context);
-        let loss = normalised_mse(output, Tensor::from_inner(target.clone()));
-        self.losses.push(loss.clone().inner());
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.mixer);
-        self.mixer = self.optimiser.step(rate, self.mixer.clone(), gradients);
-    }
-}
-
-/// Does `work` for each item, on as many threads as there are cores.
-///
-/// The threads are not those of the kernels' pool: a backward pass holds a lock while its kernels run, and a pool thread that
-/// waits for a kernel may take up another item's backward pass and wait for that lock in turn.
-fn on_threads<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
-    let queue = Mutex::new(items.iter_mut());
-    let next = || queue.lock().expect("no thread panics while it takes an item").next();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(item) = next() {
-                    work(item);
+    /// Shows each pupil what its layer sees, on as many threads as there are cores.
+    ///
+    /// The threads are not those of the kernels' pool: a backward pass holds a lock while its kernels run, and a pool thread that
+    /// waits for a kernel may take up another student's backward pass and wait for that lock in turn.
+    fn show<T: TrainBackend<InnerBackend = B>>(
+        &self,
+        batch: &Batch<B>,
+        pupils: &mut [Pupil<T>],
+        learn: impl Fn(&mut Pupil<T>, Seen<B>) + Sync,
+    ) {
+        let mut by_layer: Vec<VecDeque<&mut Pupil<T>>> = (0..self.model.layers.len()).map(|_| VecDeque::new()).collect();
+        for pupil in pupils {
+            by_layer[pupil.layer].push_back(pupil);
+        }
+        let threads = rayon::current_num_threads();
+        // No room in between: the pass goes on when a thread is free.
+        let (send, receive) = mpsc::sync_channel::<(&mut Pupil<T>, Seen<B>)>(0);
+        let receive = Mutex::new(receive);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let next = || receive.lock().expect("no thread panics while it takes a pupil").recv();
+                    while let Ok((pupil, seen)) = next() {
+                        learn(pupil, seen);
+                    }
+                });
+            }
+            self.observe(batch, |layer, seen| {
+                for pupil in by_layer[layer].drain(..) {
+                    // Nobody listens any more only if all threads have panicked, and then the scope panics, too.
+                    let _ = send.send((pupil, seen.clone()));
                 }
             });
-        }
-    });
-}
-
-/// The context as the autodiff backend wants it; nothing in it is differentiated.
-fn tracked<B: TrainBackend>(context: &Context<B::InnerBackend>) -> Context<B> {
-    Context {
-        positions: context.positions.clone(),
-        rotary: dtr_models::rope::Rotary {
-            cos: Tensor::from_inner(context.rotary.cos.clone()),
-            sin: Tensor::from_inner(context.rotary.sin.clone()),
-        },
-        tokens: context.tokens.clone().map(Tensor::from_inner),
+            drop(send);
+        });
     }
 }
 
 fn report<B: TrainBackend>(
     pupils: &mut [Pupil<B>],
-    operators: &[MixerConfig],
+    settings: &Settings,
     tokens: usize,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), DistillError> {
-    for (index, operator) in operators.iter().enumerate() {
-        let mut normalised_mse = Vec::new();
-        for pupil in pupils.iter_mut().filter(|pupil| pupil.operator == index && !pupil.losses.is_empty()) {
-            let loss = Tensor::cat(std::mem::take(&mut pupil.losses), 0).mean().into_scalar().elem::<f32>();
-            if !loss.is_finite() {
-                return Err(DistillError::Diverged { layer: pupil.layer, operator: operator.name(), tokens, loss });
+    for (index, operator) in settings.operators.iter().enumerate() {
+        let mut losses = Vec::new();
+        for pupil in pupils.iter_mut().filter(|pupil| pupil.operator == index) {
+            let layer = pupil.layer;
+            for loss in std::mem::take(&mut pupil.refused) {
+                progress(Progress::Refused { operator, layer, tokens, loss });
+                if pupil.standing.refused >= REFUSALS {
+                    return Err(DistillError::Diverged { layer, operator: operator.name(), tokens, loss });
+                }
             }
-            normalised_mse.push(loss);
+            let own = std::mem::take(&mut pupil.losses);
+            if !own.is_empty() {
+                pupil.standing.report(own.iter().sum::<f32>() / own.len() as f32, settings.patience);
+                if pupil.standing.done {
+                    progress(Progress::Done { operator, layer, tokens });
+                }
+            }
+            losses.push(pupil.standing.latest);
         }
-        progress(Progress::Losses { operator, tokens, normalised_mse });
+        progress(Progress::Losses { operator, tokens, losses });
     }
     Ok(())
 }
 
-fn held_out<B: TrainBackend>(
-    (model, teacher): (&Decoder<B::InnerBackend>, &Decoder<B::InnerBackend>),
-    pupils: &[Pupil<B>],
-    batches: &[Vec<Vec<u32>>],
-    device: &B::Device,
+fn held_out<B: dtr_attention::MixerBackend>(
+    source: &Source<'_, B>,
+    students: &[(usize, usize, Mixer<B>)],
+    batches: &[Batch<B>],
 ) -> Vec<f64> {
-    let mut sums = vec![0.0; pupils.len()];
-    for rows in batches {
-        let seen = observe(model, teacher, rows, device);
-        let losses = pupils.par_iter().map(|pupil| {
-            let output = pupil.mixer.valid().mix(seen.inputs[pupil.layer].clone(), &seen.context);
-            normalised_mse(output, seen.outputs[pupil.layer].clone()).into_scalar().elem::<f64>()
+    let mut sums = vec![0.0; students.len()];
+    for batch in batches {
+        observe(source.model, source.teacher, batch, |layer, seen| {
+            for ((_, _, mixer), sum) in students.iter().zip(&mut sums).filter(|((at, ..), _)| *at == layer) {
+                let output = mixer.mix(seen.input.clone(), &seen.context);
+                *sum += normalised_mse(output, seen.output.clone(), seen.weights.clone()).into_scalar().elem::<f64>();
+            }
         });
-        for (sum, loss) in sums.iter_mut().zip(losses.collect::<Vec<_>>()) {
-            *sum += loss;
-        }
     }
     sums.into_iter().map(|sum| sum / batches.len() as f64).collect()
 }

@@ -35,6 +35,30 @@ pub enum EvalError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A file does not hold what it should.
+    #[error("{} {reason}. Correct the file, or name its format", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// Files without content.
+    #[error("there is no text in {}: all of it is empty. Name files with text", listed(paths))]
+    NoText {
+        /// The files.
+        paths: Vec<PathBuf>,
+    },
+    /// Less text than one batch takes.
+    #[error("{} has {found} tokens, one batch takes {needed}. Add text, or lower distill.rows or distill.length", listed(paths))]
+    TooShort {
+        /// The files.
+        paths: Vec<PathBuf>,
+        /// Tokens there are.
+        found: usize,
+        /// Tokens that are needed.
+        needed: usize,
+    },
     /// A split has nothing to offer.
     #[error(
         "the {split} split of {what} is empty: no file has more than {needed} tokens. Shorten the task's examples or name other crates"
@@ -55,4 +79,8 @@ pub enum EvalError {
         /// Last names there are.
         available: usize,
     },
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

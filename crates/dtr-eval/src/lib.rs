@@ -3,6 +3,7 @@
 pub mod error;
 
 pub mod corpus;
+pub mod files;
 pub mod random;
 pub mod task;
 
@@ -13,5 +14,6 @@ pub mod scorer;
 pub mod efficiency;
 
 pub use error::EvalError;
+pub use files::{Files, Format};
 pub use scorer::{Score, Scorer};
-pub use task::{Example, Metric, Split, Task};
+pub use task::{Documents, Example, Metric, Split, Task};

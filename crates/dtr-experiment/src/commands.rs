@@ -39,6 +39,28 @@ pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bo
     Ok(())
 }
 
+/// `dtr distill`.
+pub fn distill(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bool, json: bool) -> Result<(), Error> {
+    struct DistillWork<'a>(&'a Experiment, &'a Options);
+    impl Work for DistillWork<'_> {
+        type Output = Result<Vec<stages::Distilled>, Error>;
+
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            stages::distill::<B>(self.0, self.1, &device)
+        }
+    }
+
+    let experiment = Experiment::load(file, overrides)?;
+    let options = Options { runs, quiet, command: String::new() };
+    let found = dispatch(experiment.device(), DistillWork(&experiment, &options))??;
+    if json {
+        println!("{}", json!(found));
+    } else {
+        println!("{}", terminal::distilled(&found));
+    }
+    Ok(())
+}
+
 /// `dtr check`.
 pub fn check(file: &Path, overrides: &[(String, String)]) -> Result<(), Error> {
     struct CheckWork<'a>(&'a Experiment);

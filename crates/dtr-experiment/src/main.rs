@@ -33,6 +33,20 @@ enum Command {
         #[arg(long)]
         quiet: bool,
     },
+    /// Train the students of an experiment, and nothing else; runs below the same directory find them.
+    Distill {
+        #[command(flatten)]
+        experiment: ExperimentArgs,
+        /// Directory that holds run directories, and students for all of them.
+        #[arg(long, default_value = "runs")]
+        runs: PathBuf,
+        /// No progress on the terminal.
+        #[arg(long)]
+        quiet: bool,
+        /// JSON in place of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check an experiment and everything it names, print the plan, run nothing.
     Check {
         #[command(flatten)]
@@ -134,6 +148,9 @@ impl ExperimentArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { experiment, runs, quiet } => commands::run(&experiment.file, &experiment.overrides(), runs, quiet),
+        Command::Distill { experiment, runs, quiet, json } => {
+            commands::distill(&experiment.file, &experiment.overrides(), runs, quiet, json)
+        }
         Command::Check { experiment } => commands::check(&experiment.file, &experiment.overrides()),
         Command::Report { directory } => commands::report(&directory),
         Command::Trace { directory } => commands::trace(&directory),

@@ -14,6 +14,7 @@ use crate::{atomic, error::Error, events::Model, schema::Experiment};
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
+    units: Units,
     /// The operating system frees the lock when the process ends, however it ends.
     _lock: File,
 }
@@ -39,15 +40,7 @@ impl RunDir {
             move |source| Error::Io { action, path, source }
         };
         fs::create_dir_all(&root).map_err(cannot("create the directory", &root))?;
-        let lock_path = root.join(".lock");
-        let lock = File::create(&lock_path).map_err(cannot("create", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked { directory: root }),
-            Err(TryLockError::Error(source)) => {
-                return Err(Error::Io { action: "lock", path: lock_path, source });
-            }
-        }
+        let lock = lock(&root.join(".lock"), &root)?;
         atomic::remove_temporaries(&root)?;
 
         let path = root.join("experiment.toml");
@@ -58,7 +51,7 @@ impl RunDir {
             }
             Err(source) => return Err(Error::Io { action: "read", path, source }),
         }
-        Ok(Self { root, _lock: lock })
+        Ok(Self { units: Units::new(root.clone()), root, _lock: lock })
     }
 
     /// The directory itself.
@@ -101,12 +94,46 @@ impl RunDir {
         self.root.join("report.html")
     }
 
+    /// As [`Units::load`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_unit<T: DeserializeOwned>(&self, relative: &str, key: &str) -> Result<Option<T>, Error> {
+        self.units.load(relative, key)
+    }
+
+    /// As [`Units::save`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save_unit<T: Serialize>(&self, relative: &str, key: &str, value: &T) -> Result<(), Error> {
+        self.units.save(relative, key, value)
+    }
+}
+
+/// Units of work in a directory.
+#[derive(Debug)]
+pub struct Units {
+    root: PathBuf,
+}
+
+impl Units {
+    /// Those in `root`.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where they are.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The stored value of a unit, if there is one and it depends on the same as `key` says. What another key made, or what
     /// is damaged, counts as absent, so that it is made anew.
     ///
     /// # Errors
     /// [`Error::Io`] when the file is there but cannot be read.
-    pub fn load_unit<T: DeserializeOwned>(&self, relative: &str, key: &str) -> Result<Option<T>, Error> {
+    pub fn load<T: DeserializeOwned>(&self, relative: &str, key: &str) -> Result<Option<T>, Error> {
         let path = self.root.join(relative);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -120,12 +147,25 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be written, [`Error::Unstorable`] when it is not representable as JSON.
-    pub fn save_unit<T: Serialize>(&self, relative: &str, key: &str, value: &T) -> Result<(), Error> {
+    pub fn save<T: Serialize>(&self, relative: &str, key: &str, value: &T) -> Result<(), Error> {
         let path = self.root.join(relative);
         match serde_json::to_vec(&Unit { key, value }) {
             Ok(bytes) => atomic::write(&path, &bytes),
             Err(source) => Err(Error::Unstorable { path, source }),
         }
+    }
+}
+
+/// Takes the lock at `path` for this process, until the file is dropped; `directory` is what it guards.
+///
+/// # Errors
+/// [`Error::Locked`] while another process has it, [`Error::Io`] when it cannot be made.
+pub fn lock(path: &Path, directory: &Path) -> Result<File, Error> {
+    let file = File::create(path).map_err(|source| Error::Io { action: "create", path: path.to_owned(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { directory: directory.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(Error::Io { action: "lock", path: path.to_owned(), source }),
     }
 }
 

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::{
     device::{Device, UnknownDevice},
-    raw::{Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustText, Search, SnippetOrigin, Trained},
+    raw::{Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustText, Search, SnippetOrigin, Trained},
 };
 use self::{
     document::{Document, Sources},
@@ -36,6 +36,7 @@ pub struct Experiment {
     operators: Vec<Operator>,
     distill: Distill,
     tasks: BTreeMap<String, Task>,
+    corpora: BTreeMap<String, Corpus>,
     search: Search,
     efficiency: Efficiency,
 }
@@ -97,17 +98,20 @@ impl Experiment {
         checker.name(&["name"], &raw.name)?;
         checker.operators(&raw.operators)?;
         let tasks = checker.tasks(raw.tasks)?;
-        checker.distill(&raw.distill, &tasks)?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let corpora = checker.corpora(raw.corpora, &tasks, directory)?;
+        checker.distill(&raw.distill, &raw.operators, &tasks, &corpora)?;
         checker.search(&raw.search, &tasks)?;
         checker.efficiency(&raw.efficiency)?;
         Ok(Self {
             device: checker.device(&raw.device)?,
-            parent: checker.parent(&raw.parent.path, path.parent().unwrap_or(Path::new("")))?,
+            parent: checker.parent(&raw.parent.path, directory)?,
             name: raw.name,
             seed: raw.seed,
             operators: raw.operators,
             distill: raw.distill,
             tasks,
+            corpora,
             search: raw.search,
             efficiency: raw.efficiency,
         })
@@ -148,6 +152,11 @@ impl Experiment {
         &self.tasks
     }
 
+    /// Text of one's own by name, files as absolute paths.
+    pub fn corpora(&self) -> &BTreeMap<String, Corpus> {
+        &self.corpora
+    }
+
     /// Which hybrids are built, and what they must keep.
     pub fn search(&self) -> &Search {
         &self.search
@@ -184,6 +193,7 @@ impl Experiment {
             operators: self.operators.clone(),
             distill: self.distill.clone(),
             tasks: self.tasks.iter().map(|(name, task)| (name.clone(), RawTask::from(task))).collect(),
+            corpora: self.corpora.clone(),
             search: self.search.clone(),
             efficiency: self.efficiency.clone(),
         }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::events::Model;
 use crate::report::{Hybrid, Report, Task};
-use crate::stages::{Row, Study};
+use crate::stages::{Distilled, Row, Study};
 
 /// Between two lines of progress where there is no terminal.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,6 +77,11 @@ impl Stage {
         if self.plain {
             eprintln!("{}: {news}", self.name);
         }
+    }
+
+    /// Something that a person should know even where progress is not shown.
+    pub fn warn(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{}: {text}", self.name));
     }
 
     /// The stage is done.
@@ -223,6 +228,28 @@ pub fn study(task: &str, study: &Study, runs: usize, rows: &[Row]) -> String {
     let Study { draws, examples, floor, confidence } = study;
     let (floor, confidence) = (100.0 * floor, 100.0 * confidence);
     format!("{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {examples} examples in each of {runs} runs\n{table}")
+}
+
+/// Students without a run as a table.
+pub fn distilled(found: &[Distilled]) -> String {
+    let layers = found.first().map_or(0, |found| found.normalised_mse.len());
+    let mut header = vec!["operator".to_owned(), "tokens".into(), "tokens/s".into(), "mean".into()];
+    header.extend((0..layers).map(|layer| layer.to_string()));
+    let mut table = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut text = String::new();
+    for found in found {
+        let mean = found.normalised_mse.iter().sum::<f64>() / layers as f64;
+        let mut row =
+            vec![found.operator.clone(), found.tokens.to_string(), format!("{:.0}", found.tokens_per_second), format!("{mean:.4}")];
+        row.extend(found.normalised_mse.iter().map(|loss| format!("{loss:.3}")));
+        table.add_row(row);
+        for (task, (parent, all)) in &found.scores {
+            let (operator, parent, all) = (&found.operator, 100.0 * parent, 100.0 * all);
+            text += &format!("\n{task}: {all:.1} % with {operator} in every layer, the parent {parent:.1} % (validation)");
+        }
+        text += &format!("\nstudents: {}", found.directory.display());
+    }
+    format!("Held-out normalised mean squared error by layer\n{table}{text}")
 }
 
 fn efficiency_table(report: &Report) -> Table {

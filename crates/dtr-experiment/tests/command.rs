@@ -65,10 +65,20 @@ fn fails(command: &mut Command, parts: &[&str]) {
 }
 
 fn only_directory(runs: &Path) -> PathBuf {
-    let mut found = std::fs::read_dir(runs).expect("runs").map(|entry| entry.expect("an entry").path());
+    // Students of all runs lie beside them under a name with a dot.
+    let runs = std::fs::read_dir(runs).expect("runs").map(|entry| entry.expect("an entry").path());
+    let mut found = runs.filter(|path| !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')));
     let first = found.next().expect("a run");
     assert!(found.next().is_none(), "more than one run");
     first
+}
+
+/// Where students of all runs lie, sorted.
+fn shelves(runs: &Path) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(runs.join(".students")).expect("students").map(|entry| entry.expect("an entry").path());
+    let mut found: Vec<PathBuf> = found.filter(|path| path.is_dir()).collect();
+    found.sort();
+    found
 }
 
 fn report(run: &Path) -> Value {
@@ -266,6 +276,56 @@ fn every_room_of_the_search_works_and_its_trace_explains_it() {
 }
 
 #[test]
+fn students_are_trained_once_for_all_runs_that_want_the_same() {
+    let runs = tempfile::tempdir().expect("a directory");
+    let directory = runs.path().to_str().expect("text");
+    let text = runs.path().join("own.jsonl");
+    std::fs::write(&text, "{\"text\": \"let x = 1; let y = x + 2;\"}\n".repeat(200)).expect("written");
+    let corpus =
+        format!("corpora.own={{ files = [{text:?}], format = {{ json-lines = {{ field = \"text\" }} }}, separator = \"<|eos|>\" }}");
+    let more = ["distill.mixture={ phonebook = 0.5, own = 0.5 }", &corpus, "distill.cache-bytes=100_000_000"];
+    let distill = |more: &[&str]| {
+        let mut command = dtr(&["distill", "configs/quickstart.toml", "--quiet", "--json", "--runs", directory]);
+        for set in SMALL.iter().chain(more) {
+            command.args(["--set", set]);
+        }
+        serde_json::from_slice::<Value>(&succeeds(&mut command).stdout).expect("JSON")
+    };
+    let found = distill(&more);
+    assert_eq!((found[0]["operator"].as_str(), found[0]["normalised_mse"].as_array().map(Vec::len)), (Some("gated-delta"), Some(8)));
+    assert!(found[0]["scores"]["phonebook"][0].as_f64().is_some_and(|score| score > 0.9), "{found}");
+    let student = Path::new(found[0]["directory"].as_str().expect("a place")).join("gated-delta/layer-05.safetensors");
+    let made = || std::fs::metadata(&student).and_then(|file| file.modified()).expect("a student");
+    let before = made();
+    // Another floor, another place for states, another task: the same students. Other rows: others.
+    for others in [["search.floor=0.5", "tasks.snippet-origin.test=2"], ["name=other", "distill.cache-bytes=0"]] {
+        succeeds(&mut small_run(runs.path(), &[&more[..], &others].concat()));
+    }
+    assert_eq!((made(), shelves(runs.path()).iter().filter(|path| !path.to_string_lossy().contains("states-")).count()), (before, 1));
+    distill(&[&more[..], &["distill.mixture={ own = 1.0 }"]].concat());
+    assert_eq!(shelves(runs.path()).iter().filter(|path| path.to_string_lossy().contains("gated-delta-")).count(), 2);
+
+    let short = runs.path().join("short.txt");
+    std::fs::write(&short, "fn main() {}\n").expect("written");
+    let refused = |value: String, parts: &[&str]| {
+        let mut command = dtr(&["check", "configs/quickstart.toml", "--set", &value, "--set", "distill.mixture={ own = 1.0 }"]);
+        fails(&mut command, parts);
+    };
+    refused(format!("corpora.own={{ files = [{short:?}], format = \"text\", separator = \"\" }}"), &["short.txt", "one batch takes 2560"]);
+    refused("corpora.own={ files = [\"nowhere.txt\"], format = \"text\", separator = \"\" }".into(), &["no file", "nowhere.txt"]);
+    refused(
+        format!("corpora.own={{ files = [{short:?}], format = {{ tokens = {{ bytes = 2 }} }}, separator = \"\" }}"),
+        &["multiple of 2"],
+    );
+    refused(
+        format!("corpora.own={{ files = [{short:?}], format = {{ json-lines = {{ field = \"t\" }} }}, separator = \"\" }}"),
+        &["line 1", "no JSON"],
+    );
+    let mut command = dtr(&["check", "configs/quickstart.toml", "--set", "distill.loss=\"attention-weights\""]);
+    fails(&mut command, &["distill.loss", "hedgehog"]);
+}
+
+#[test]
 fn bad_input_gets_one_clear_error() {
     let runs = tempfile::tempdir().expect("a directory");
     let check = |set: &str, parts: &[&str]| fails(&mut small_run(runs.path(), &[set]), parts);
@@ -300,7 +360,8 @@ fn a_disk_that_fills_up_loses_nothing() {
     let runs = tempfile::tempdir().expect("a directory");
     fails(&mut cramped(&small_run(runs.path(), &[])), &["could not write", "layer-00.safetensors", "finished work is kept"]);
     let run = only_directory(runs.path());
-    let left: Vec<_> = std::fs::read_dir(run.join("students/gated-delta")).expect("students").collect();
+    let shelf = shelves(runs.path()).pop().expect("a shelf");
+    let left: Vec<_> = std::fs::read_dir(shelf.join("gated-delta")).expect("students").collect();
     assert!(left.is_empty(), "half-written: {left:?}");
     succeeds(&mut small_run(runs.path(), &[]));
     assert_eq!(report(&run)["complete"], true);

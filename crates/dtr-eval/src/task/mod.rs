@@ -11,6 +11,7 @@ pub use phonebook::Phonebook;
 pub use rust_text::RustText;
 pub use snippet_origin::SnippetOrigin;
 
+use crate::error::EvalError;
 use crate::random;
 
 /// Part of a task's data. No file or phonebook is in two of them.
@@ -60,20 +61,26 @@ impl Metric {
 pub struct Example {
     /// The whole sequence, answers included.
     pub tokens: Vec<u32>,
-    /// Indices of the tokens to be predicted from all before them; at least one, none of them 0.
+    /// Indices of the tokens to be predicted from all before them; of a task's example at least one, none of them 0.
     pub labelled: Vec<usize>,
 }
 
-/// A task over one parent's tokens.
-pub trait Task: Send + Sync {
+/// Something to distil on.
+pub trait Documents: Send + Sync {
+    /// Draws a document for training, about `length` tokens long if that is possible; labelled are tokens that matter more than the others.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError>;
+}
+
+/// A task over one parent's tokens; its documents are of the training split.
+pub trait Task: Documents {
     /// How examples are scored.
     fn metric(&self) -> Metric;
 
     /// Draws an example of a split.
     fn example(&self, split: Split, random: &mut ChaCha8Rng) -> Example;
-
-    /// Draws a document of the training split, about `length` tokens long if the task allows.
-    fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Vec<u32>;
 
     /// The fixed examples of a split: the same for every experiment, whatever its seed.
     fn examples(&self, name: &str, split: Split, count: usize) -> Vec<Example> {
@@ -82,12 +89,19 @@ pub trait Task: Send + Sync {
     }
 }
 
-/// A row of exactly `length` tokens: documents of one task, one behind the other, the last cut off.
-pub fn row(task: &dyn Task, length: usize, random: &mut ChaCha8Rng) -> Vec<u32> {
-    let mut row = Vec::with_capacity(length);
-    while row.len() < length {
-        row.extend(task.document(length - row.len(), random));
+/// A row of exactly `length` tokens: documents one behind the other, the last cut off.
+///
+/// # Errors
+/// If a document cannot be read.
+pub fn row(documents: &dyn Documents, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
+    let mut row = Example { tokens: Vec::with_capacity(length), labelled: Vec::new() };
+    while row.tokens.len() < length {
+        let before = row.tokens.len();
+        let document = documents.document(length - before, random)?;
+        row.tokens.extend(document.tokens);
+        row.labelled.extend(document.labelled.into_iter().map(|at| before + at));
     }
-    row.truncate(length);
-    row
+    row.tokens.truncate(length);
+    row.labelled.retain(|&at| at < length);
+    Ok(row)
 }

@@ -6,7 +6,7 @@ use rand::seq::{IndexedRandom, index};
 use rand_chacha::ChaCha8Rng;
 
 use super::names::{FIRST, LAST};
-use super::{Example, Metric, Split, Task};
+use super::{Documents, Example, Metric, Split, Task};
 use crate::error::EvalError;
 
 /// `START`, lines `First Last: dddd`, `QUESTION`, `First Last: `, and the answer `dddd`. Last names are distinct within a book.
@@ -84,17 +84,21 @@ impl Task for Phonebook {
         tokens.extend(&asked.number);
         Example { tokens, labelled: labelled.collect() }
     }
+}
 
-    /// A book with as many questions as fit, all of them answered; shorter books where a whole one does not fit.
-    fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Vec<u32> {
+impl Documents for Phonebook {
+    /// A book with as many questions as fit, all of them answered; shorter books where a whole one does not fit. The answers matter most.
+    fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
         let line = self.colon.len() + self.newline.len() + 2 + 4;
         let fitting = (length / line).saturating_sub(1).clamp(1, self.entries);
         let entries = random.random_range(fitting.div_ceil(2)..=fitting);
         let book = self.book(entries, random);
-        let mut tokens = self.listing(&book);
+        let (mut tokens, mut labelled) = (self.listing(&book), Vec::new());
         for asked in index::sample(random, entries, entries) {
-            tokens.extend(book[asked].name.iter().chain(&book[asked].number).chain(&self.newline));
+            tokens.extend(&book[asked].name);
+            labelled.extend(tokens.len()..tokens.len() + book[asked].number.len());
+            tokens.extend(book[asked].number.iter().chain(&self.newline));
         }
-        tokens
+        Ok(Example { tokens, labelled })
     }
 }

@@ -6,7 +6,7 @@ use dtr_models::Tokenizer;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Example, Metric, Split, Task};
+use super::{Documents, Example, Metric, Split, Task};
 use crate::corpus::{SourceFile, Sources, files};
 use crate::error::EvalError;
 
@@ -70,8 +70,11 @@ impl Task for RustText {
     fn example(&self, split: Split, random: &mut ChaCha8Rng) -> Example {
         Example { tokens: self.window(split, self.length, random), labelled: (1..self.length).collect() }
     }
+}
 
-    fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Vec<u32> {
-        self.window(Split::Training, length, random)
+impl Documents for RustText {
+    /// No token matters more than another.
+    fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
+        Ok(Example { tokens: self.window(Split::Training, length, random), labelled: Vec::new() })
     }
 }

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Example, Metric, Split, Task};
+use super::{Documents, Example, Metric, Split, Task};
 use crate::corpus::{Sources, files};
 use crate::error::EvalError;
 
@@ -70,8 +70,10 @@ impl Task for SnippetOrigin {
         tokens.push(self.labels[label]);
         Example { labelled: vec![tokens.len() - 1], tokens }
     }
+}
 
-    fn document(&self, _length: usize, random: &mut ChaCha8Rng) -> Vec<u32> {
-        self.example(Split::Training, random).tokens
+impl Documents for SnippetOrigin {
+    fn document(&self, _length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
+        Ok(self.example(Split::Training, random))
     }
 }

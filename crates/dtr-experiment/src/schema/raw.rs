@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use dtr_distill::{Initialise, Loss, Optimiser};
+use dtr_eval::Format;
 use dtr_search::{Acceptance, Floor, Racing, Signal, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,8 @@ pub(super) struct RawExperiment {
     pub operators: Vec<Operator>,
     pub distill: Distill,
     pub tasks: BTreeMap<String, RawTask>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub corpora: BTreeMap<String, Corpus>,
     pub search: Search,
     pub efficiency: Efficiency,
 }
@@ -50,6 +54,9 @@ pub enum Operator {
     GatedDelta {
         /// Tokens that the convolution sees.
         convolution: usize,
+        /// Whether queries and keys are turned by their positions; not if it is not said.
+        #[serde(default)]
+        rotary: bool,
     },
     /// Softmax attention over the last tokens and the first ones.
     SlidingWindow {
@@ -60,6 +67,8 @@ pub enum Operator {
     },
     /// Linear attention with a trained feature map.
     Hedgehog {},
+    /// A linear map of each token, found in closed form.
+    LinearMap {},
 }
 
 impl Operator {
@@ -69,6 +78,7 @@ impl Operator {
             Self::GatedDelta { .. } => "gated-delta",
             Self::SlidingWindow { .. } => "sliding-window",
             Self::Hedgehog {} => "hedgehog",
+            Self::LinearMap {} => "linear-map",
         }
     }
 }
@@ -77,22 +87,53 @@ impl Operator {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Distill {
-    /// Tokens trained on, at least one step of `rows * length`.
+    /// Tokens trained on, at least one step of `accumulate * rows * length`.
     pub tokens: usize,
-    /// Tokens for the closed-form initialisation, at least one row.
+    /// Tokens for what is found in closed form, at least one row.
     pub calibration_tokens: usize,
-    /// Rows a step.
+    /// Rows a batch.
     pub rows: usize,
     /// Tokens a row.
     pub length: usize,
+    /// Batches a step.
+    pub accumulate: usize,
+    /// What students are trained on.
+    pub loss: Loss,
+    /// Weight in it of where an answer is predicted, beside 1 elsewhere.
+    pub answer_weight: f64,
+    /// What moves the matrices.
+    pub optimiser: Optimiser,
     /// Highest learning rate.
     pub learning_rate: f64,
     /// Share of the steps in which the learning rate rises, in `[0, 1)`.
     pub warmup: f64,
-    /// Decoupled weight decay.
+    /// Decoupled weight decay of the matrices.
     pub weight_decay: f64,
-    /// Weight of each task in drawing rows from the tasks' training splits; positive, of any sum.
+    /// Reports, of ten steps each, without progress after which a student learns no more; never, if it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
+    /// Bytes of disk for hidden states that may be used again; none, if it is not said. Changes no result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<u64>,
+    /// Devices that the students are spread over, from the experiment's on; one, if it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<usize>,
+    /// Where students start.
+    pub initialise: Initialise,
+    /// Weight of each task and corpus in drawing rows; positive, of any sum.
     pub mixture: BTreeMap<String, f64>,
+}
+
+/// Text of one's own to distil on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Corpus {
+    /// Files, relative to the experiment file.
+    pub files: Vec<PathBuf>,
+    /// What they hold.
+    pub format: Format,
+    /// Token or text between documents; empty for none.
+    pub separator: String,
 }
 
 /// Look up a number in a list of names and numbers.

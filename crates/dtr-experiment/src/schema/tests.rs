@@ -57,7 +57,7 @@ fn quickstart_is_valid() {
     let experiment = quickstart(&[]);
     assert_eq!(experiment.name(), "quickstart");
     assert_eq!(experiment.device(), Device::Flex);
-    assert_eq!(experiment.operators(), [Operator::GatedDelta { convolution: 4 }]);
+    assert_eq!(experiment.operators(), [Operator::GatedDelta { convolution: 4, rotary: false }]);
     assert_eq!(experiment.search().tasks, ["phonebook", "snippet-origin"]);
     assert_eq!(experiment.tasks()["rust-text"].kind.name(), "rust-text");
     assert!(experiment.parent().is_absolute() && experiment.parent().ends_with("tiny-qwen3"));
@@ -221,7 +221,7 @@ fn lists_and_tables_must_not_be_empty() {
 fn report_shows_the_line() {
     let error = load(&quickstart_path(), &[("distill.rows", "1_000_000")]).unwrap_err();
     let shown = format!("{:?}", miette::Report::new(error));
-    for part in ["tokens = 200_000", "here", "raise tokens, or lower rows or length"] {
+    for part in ["tokens = 200_000", "here", "raise tokens, or lower rows, length or accumulate"] {
         assert!(shown.contains(part), "{part:?} is missing in {shown}");
     }
 }

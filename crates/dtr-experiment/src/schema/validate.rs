@@ -6,10 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dtr_distill::Loss;
+use dtr_eval::Format;
 use dtr_search::{Acceptance, Racing, Signal};
 
 use super::{
-    Device, Distill, Efficiency, Goal, Limit, Operator, Search, Task, TaskKind, Trained, UnknownDevice, document::Document, raw::RawTask,
+    Corpus, Device, Distill, Efficiency, Goal, Limit, Operator, Search, Task, TaskKind, Trained, UnknownDevice, document::Document,
+    raw::RawTask,
 };
 use crate::error::Error;
 
@@ -106,10 +109,10 @@ impl Checker<'_> {
             let index = index.to_string();
             let key = |last| ["operators", &index, operator.name(), last];
             match *operator {
-                Operator::GatedDelta { convolution } => self.positive(&key("convolution"), convolution)?,
+                Operator::GatedDelta { convolution, rotary: _ } => self.positive(&key("convolution"), convolution)?,
                 // Without sinks, the window alone is a sound operator.
                 Operator::SlidingWindow { window, sinks: _ } => self.positive(&key("window"), window)?,
-                Operator::Hedgehog {} => {}
+                Operator::Hedgehog {} | Operator::LinearMap {} => {}
             }
         }
         Ok(())
@@ -179,17 +182,51 @@ impl Checker<'_> {
         Ok(Task { validation: raw.validation, test: raw.test, kind })
     }
 
-    pub(super) fn distill(&self, distill: &Distill, tasks: &BTreeMap<String, Task>) -> Result<(), Error> {
+    pub(super) fn corpora(
+        &self,
+        mut corpora: BTreeMap<String, Corpus>,
+        tasks: &BTreeMap<String, Task>,
+        directory: &Path,
+    ) -> Result<BTreeMap<String, Corpus>, Error> {
+        for (name, corpus) in &mut corpora {
+            self.name(&["corpora", name], name)?;
+            let found = format_args!("`{name}`");
+            self.require(!tasks.contains_key(name), &["corpora", name], "a name that no task has", &found, "rename it")?;
+            self.not_empty(&["corpora", name, "files"], corpus.files.is_empty(), "at least one file")?;
+            if let Format::Tokens { bytes } = corpus.format {
+                let key = ["corpora", name, "format", "tokens", "bytes"];
+                self.require([2, 4].contains(&bytes), &key, "2 or 4", &bytes, "write the bytes of a token id")?;
+            }
+            for (index, file) in corpus.files.iter_mut().enumerate() {
+                let joined = directory.join(&*file);
+                let canonical = joined.canonicalize().unwrap_or_default();
+                let key = ["corpora", name, "files", &index.to_string()];
+                let found = format_args!("no file {}", joined.display());
+                self.require(canonical.is_file(), &key, "a file, relative to the experiment file", &found, "correct the path")?;
+                *file = canonical;
+            }
+        }
+        Ok(corpora)
+    }
+
+    pub(super) fn distill(
+        &self,
+        distill: &Distill,
+        operators: &[Operator],
+        tasks: &BTreeMap<String, Task>,
+        corpora: &BTreeMap<String, Corpus>,
+    ) -> Result<(), Error> {
         let key = |last| ["distill", last];
         self.positive(&key("rows"), distill.rows)?;
         self.positive(&key("length"), distill.length)?;
-        let step = distill.rows.saturating_mul(distill.length);
+        self.positive(&key("accumulate"), distill.accumulate)?;
+        let step = distill.rows.saturating_mul(distill.length).saturating_mul(distill.accumulate);
         self.require(
             distill.tokens >= step,
             &key("tokens"),
-            &format!("at least one step of rows * length = {step} tokens"),
+            &format!("at least one step of accumulate * rows * length = {step} tokens"),
             &distill.tokens,
-            "raise tokens, or lower rows or length",
+            "raise tokens, or lower rows, length or accumulate",
         )?;
         self.require(
             distill.calibration_tokens >= distill.length,
@@ -198,6 +235,24 @@ impl Checker<'_> {
             &distill.calibration_tokens,
             "raise calibration-tokens, or lower length",
         )?;
+        self.require(
+            distill.loss != Loss::AttentionWeights || operators.iter().all(|operator| matches!(operator, Operator::Hedgehog {})),
+            &key("loss"),
+            "a loss that all operators have",
+            &"`attention-weights`, which only hedgehog has",
+            "write normalised-mse, or keep hedgehog alone",
+        )?;
+        let weight = distill.answer_weight;
+        self.require(
+            weight > 0.0 && weight.is_finite(),
+            &key("answer-weight"),
+            "above 0 and finite",
+            &weight,
+            "write 1.0 for no difference",
+        )?;
+        for (name, value) in [("patience", distill.patience), ("devices", distill.devices)] {
+            value.map_or(Ok(()), |value| self.positive(&key(name), value))?;
+        }
         self.rate(&key("learning-rate"), distill.learning_rate)?;
         self.require(
             (0.0..1.0).contains(&distill.warmup),
@@ -216,7 +271,9 @@ impl Checker<'_> {
         self.not_empty(&key("mixture"), distill.mixture.is_empty(), "a weight for at least one task")?;
         for (task, &weight) in &distill.mixture {
             let key = ["distill", "mixture", task];
-            self.known(&key, task, tasks)?;
+            if !corpora.contains_key(task) {
+                self.known(&key, task, tasks)?;
+            }
             let remedy = "leave out a task that shall give no rows";
             self.require(weight > 0.0 && weight.is_finite(), &key, "above 0 and finite", &weight, remedy)?;
         }

@@ -1,22 +1,34 @@
-//! The distillation stage: students that are there are kept, the others are trained from one pass of the parent.
+//! The distillation stage: students that are there are kept, in whichever run they were made; the others are trained from one pass of
+//! the parent.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use burn::prelude::{Backend, DeviceOps as _};
+use burn::tensor::backend::{DeviceId, DeviceOps};
 use dtr_attention::{MixerBackend, TrainBackend};
 use dtr_distill::trainer::Rows;
-use dtr_distill::{Progress, Settings, Snapshots, StudentBank};
-use dtr_eval::random;
+use dtr_distill::{Progress, Row, Settings, Snapshots, StateCache, StudentBank};
 use dtr_eval::task::row;
+use dtr_eval::{EvalError, Scorer, Split, random};
 use dtr_models::MixerConfig;
+use dtr_search::Layout;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::objective::path;
 use super::prepare::{Bank, Parent, letter};
-use super::{Run, Tasks};
+use super::{Options, Run, Texts};
 use crate::error::Error;
 use crate::events::Event;
+use crate::run_dir::{RunDir, Units, lock};
 use crate::schema::{Experiment, key};
+use crate::{atomic, terminal};
+
+/// Below the directory of runs, students of all of them.
+const SHELVES: &str = ".students";
 
 /// Batches on which students are measured.
 const HELD_OUT: usize = 4;
@@ -25,7 +37,7 @@ const HELD_OUT: usize = 4;
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(20);
 
 /// What is stored beside a student's weights.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     normalised_mse: f64,
     tokens: usize,
@@ -35,130 +47,299 @@ struct Record {
 /// Whole optimiser steps in the tokens asked for.
 pub(super) fn steps(experiment: &Experiment) -> usize {
     let distill = experiment.distill();
-    distill.tokens / (distill.rows * distill.length)
+    distill.tokens / (distill.rows * distill.length * distill.accumulate)
 }
 
-impl Run<'_> {
-    pub(super) fn distill<B: TrainBackend>(
-        &mut self,
-        parent: &Parent<B::InnerBackend>,
-        tasks: &Tasks,
-        device: &B::Device,
-    ) -> Result<Bank<B::InnerBackend>, Error> {
-        let files = StudentBank::new(self.directory.path().join("students"));
-        let layers = parent.config.layers();
-        let keys: Vec<String> = self.operators.iter().map(|operator| student_key(self.experiment, parent, operator)).collect();
-        let missing = |run: &Self, operator: &MixerConfig, key: &str| -> Result<bool, Error> {
-            for layer in 0..layers {
-                if !files.contains(layer, operator) || run.directory.load_unit::<Record>(&record_path(layer, operator), key)?.is_none() {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        };
-        let mut wanted = Vec::new();
-        for (operator, key) in self.operators.iter().zip(&keys) {
-            if missing(self, operator, key)? {
-                wanted.push((operator.clone(), key.clone()));
-            }
-        }
-        let snapshots = Snapshots::new(self.directory.path().join("students/training"), key(&keys), SNAPSHOT_EVERY);
-        if !wanted.is_empty() {
-            self.train::<B>(parent, tasks, &files, &snapshots, &wanted, device)?;
-        }
-        snapshots.clear()?;
-        self.load(parent, &files, &keys, device)
+/// What students are made from and where they are kept.
+pub(super) struct Making<'a, B: TrainBackend> {
+    pub experiment: &'a Experiment,
+    pub parent: &'a Parent<B::InnerBackend>,
+    pub texts: &'a Texts,
+    pub operators: &'a [MixerConfig],
+    pub runs: &'a Path,
+    pub progress: terminal::Progress,
+    pub device: &'a B::Device,
+}
+
+/// The students of one operator, made once for all runs that ask for the same: `<runs>/.students/<operator>-<key>/`.
+pub(super) struct Shelf {
+    operator: MixerConfig,
+    key: String,
+    units: Units,
+    files: StudentBank,
+}
+
+impl Shelf {
+    fn record(&self, layer: usize) -> Result<Option<Record>, Error> {
+        self.units.load(&format!("layer-{layer:02}.json"), &self.key)
     }
 
-    fn train<B: TrainBackend>(
-        &mut self,
-        parent: &Parent<B::InnerBackend>,
-        tasks: &Tasks,
-        files: &StudentBank,
-        snapshots: &Snapshots,
-        wanted: &[(MixerConfig, String)],
-        device: &B::Device,
-    ) -> Result<(), Error> {
+    fn complete(&self, layers: usize) -> Result<bool, Error> {
+        for layer in 0..layers {
+            if !self.files.contains(layer, &self.operator) || self.record(layer)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl<B: TrainBackend> Making<'_, B> {
+    fn shelf(&self, operator: &MixerConfig) -> Shelf {
+        let key = student_key(self.experiment, self.parent, self.texts, operator);
+        let directory = self.runs.join(SHELVES).join(format!("{}-{key}", operator.name()));
+        Shelf { operator: operator.clone(), key, units: Units::new(directory.clone()), files: StudentBank::new(directory) }
+    }
+
+    /// All students, trained as far as they are missing.
+    pub fn shelves(&self, emit: &mut dyn FnMut(Event) -> Result<(), Error>) -> Result<Vec<Shelf>, Error> {
+        let shelves: Vec<Shelf> = self.operators.iter().map(|operator| self.shelf(operator)).collect();
+        let all = key(&shelves.iter().map(|shelf| &shelf.key).collect::<Vec<_>>());
+        let root = self.runs.join(SHELVES);
+        fs::create_dir_all(&root).map_err(|source| Error::Io { action: "create the directory", path: root.clone(), source })?;
+        let _lock = lock(&root.join(format!(".lock-{all}")), &root)?;
+        let layers = self.parent.config.layers();
+        let mut wanted = Vec::new();
+        for shelf in &shelves {
+            if !shelf.complete(layers)? {
+                wanted.push(shelf);
+            }
+        }
+        if !wanted.is_empty() {
+            let wanted_key = key(&wanted.iter().map(|shelf| &shelf.key).collect::<Vec<_>>());
+            let snapshots = Snapshots::new(root.join(format!("training-{wanted_key}")), wanted_key, SNAPSHOT_EVERY);
+            self.train(&wanted, &snapshots, emit)?;
+            snapshots.clear()?;
+        }
+        Ok(shelves)
+    }
+
+    fn train(&self, wanted: &[&Shelf], snapshots: &Snapshots, emit: &mut dyn FnMut(Event) -> Result<(), Error>) -> Result<(), Error> {
         let distill = self.experiment.distill();
+        for shelf in wanted {
+            let directory = shelf.units.root();
+            fs::create_dir_all(directory).map_err(|source| Error::Io { action: "create the directory", path: directory.into(), source })?;
+            atomic::remove_temporaries(directory)?;
+        }
         let settings = Settings {
-            operators: wanted.iter().map(|(operator, _)| operator.clone()).collect(),
+            operators: wanted.iter().map(|shelf| shelf.operator.clone()).collect(),
+            loss: distill.loss,
             steps: steps(self.experiment),
+            accumulate: distill.accumulate,
+            optimiser: distill.optimiser,
             learning_rate: distill.learning_rate,
             warmup: distill.warmup,
             weight_decay: distill.weight_decay as f32,
+            patience: distill.patience,
         };
-        let draw = |purpose: &str| batch(self.experiment, tasks, purpose);
+        let draw = |purpose: String| batch(self.experiment, self.texts, &purpose);
+        let several = |what: &str, count: usize| (0..count).map(|n| draw(format!("{what}/{n}"))).collect::<Result<Vec<_>, _>>();
         let calibration = (distill.calibration_tokens / (distill.rows * distill.length)).max(1);
         let rows = Rows {
-            calibration: (0..calibration).map(|n| draw(&format!("calibration/{n}"))).collect(),
-            held_out: (0..HELD_OUT).map(|n| draw(&format!("held-out/{n}"))).collect(),
-            training: &mut |step| draw(&format!("step/{step}")),
+            calibration: several("calibration", calibration)?,
+            held_out: several("held-out", HELD_OUT)?,
+            training: &mut |n| Ok(draw(format!("step/{n}"))?),
         };
-        let bar = self.progress.stage("distilling", (settings.steps * distill.rows * distill.length) as u64, "tokens");
+        let cache = match distill.cache_bytes {
+            Some(limit) if limit > 0 => {
+                let directory = self.runs.join(SHELVES).join(format!("states-{}", self.parent.identity));
+                Some(StateCache::open(directory, &self.parent.identity, limit)?)
+            }
+            _ => None,
+        };
+        let first = self.device.id();
+        let device = |index| B::Device::from_id(DeviceId { index_id: first.index_id + index, ..first });
+        let mut devices = vec![self.device.clone()];
+        devices.extend((1..distill.devices.unwrap_or(1)).map(|index| device(index as u16)));
+        let total = settings.steps * distill.accumulate * distill.rows * distill.length;
+        let bar = self.progress.stage("distilling", total as u64, "tokens");
         let mut emitted = Ok(());
-        let log = &mut self.log;
-        let outcome =
-            dtr_distill::train::<B>(&parent.model, &parent.config, &settings, rows, snapshots, device, &mut |progress| match progress {
+        let outcome = dtr_distill::train::<B>(
+            (&self.parent.model, &self.parent.config),
+            (&settings, &distill.initialise),
+            rows,
+            (snapshots, cache.as_ref()),
+            &devices,
+            &mut |progress| {
+                match progress {
                 Progress::Step { tokens } => bar.set(tokens as u64),
-                Progress::Losses { operator, tokens, normalised_mse } => {
-                    let event = Event::Distilling { operator: operator.name().into(), tokens, normalised_mse };
+                Progress::Losses { operator, tokens, losses } if losses.iter().all(|loss| loss.is_finite()) => {
+                    let event = Event::Distilling { operator: operator.name().into(), tokens, normalised_mse: losses };
                     if emitted.is_ok() {
-                        emitted = log.emit(event);
+                        emitted = emit(event);
                     }
                 }
-            })?;
+                Progress::Losses { .. } => {}
+                Progress::Refused { operator, layer, tokens, loss } => bar.warn(&format!(
+                    "the {} student of layer {layer} left out a step with a loss of {loss} before {tokens} tokens and goes on at half the rate",
+                    operator.name()
+                )),
+                Progress::Done { operator, layer, tokens } => {
+                    bar.message(&format!("the {} student of layer {layer} is done after {tokens} tokens", operator.name()));
+                }
+                Progress::Warning(text) => bar.warn(&text),
+            }
+            },
+        )?;
         emitted?;
         bar.finish();
-        let keys: BTreeMap<&str, &String> = wanted.iter().map(|(operator, key)| (operator.name(), key)).collect();
         for student in outcome.students {
-            files.save(student.layer, &student.operator, &student.mixer)?;
-            let record =
-                Record { normalised_mse: student.normalised_mse, tokens: outcome.tokens, tokens_per_second: outcome.tokens_per_second };
-            self.directory.save_unit(&record_path(student.layer, &student.operator), keys[student.operator.name()], &record)?;
+            let shelf = wanted.iter().find(|shelf| shelf.operator == student.operator).expect("students of what was wanted");
+            shelf.files.save(student.layer, &student.operator, &student.mixer)?;
+            let (tokens, tokens_per_second) = (outcome.tokens, outcome.tokens_per_second);
+            let record = Record { normalised_mse: student.normalised_mse, tokens, tokens_per_second };
+            shelf.units.save(&format!("layer-{:02}.json", student.layer), &shelf.key, &record)?;
         }
         Ok(())
     }
 
-    fn load<B: MixerBackend>(
-        &mut self,
-        parent: &Parent<B>,
-        files: &StudentBank,
-        keys: &[String],
-        device: &B::Device,
-    ) -> Result<Bank<B>, Error> {
-        let mut bank = Bank { mixers: BTreeMap::new(), losses: BTreeMap::new(), identity: key(keys) };
+    /// The students on the shelves.
+    pub fn load(&self, shelves: &[Shelf], emit: &mut dyn FnMut(Event) -> Result<(), Error>) -> Result<Bank<B::InnerBackend>, Error> {
+        let keys: Vec<&String> = shelves.iter().map(|shelf| &shelf.key).collect();
+        let mut bank = Bank { mixers: BTreeMap::new(), losses: BTreeMap::new(), identity: key(&keys) };
         let mut speed = None;
-        for (operator, key) in self.operators.iter().zip(keys) {
-            for layer in 0..parent.config.layers() {
-                let path = record_path(layer, operator);
-                let record = self
-                    .directory
-                    .load_unit::<Record>(&path, key)?
-                    .ok_or_else(|| Error::LostUnit { path: self.directory.path().join(&path) })?;
-                let mixer = files.load(layer, operator, &parent.config.attention, device)?;
-                self.log.emit(Event::Student { layer, operator: operator.name().into(), normalised_mse: record.normalised_mse })?;
+        for shelf in shelves {
+            for layer in 0..self.parent.config.layers() {
+                let operator = &shelf.operator;
+                let lost = || Error::LostUnit { path: shelf.files.path(layer, operator) };
+                let record = shelf.record(layer)?.ok_or_else(lost)?;
+                let mixer = shelf.files.load(layer, operator, &self.parent.config.attention, self.device)?;
+                emit(Event::Student { layer, operator: operator.name().into(), normalised_mse: record.normalised_mse })?;
                 bank.mixers.insert((layer, letter(operator)), (operator.clone(), mixer));
                 bank.losses.insert((layer, letter(operator)), record.normalised_mse);
                 speed = Some(Event::Distilled { tokens: record.tokens, tokens_per_second: record.tokens_per_second });
             }
         }
-        speed.map_or(Ok(()), |event| self.log.emit(event))?;
+        speed.map_or(Ok(()), emit)?;
         Ok(bank)
     }
 }
 
-/// Hash of all that a student depends on.
-fn student_key<B: burn::prelude::Backend>(experiment: &Experiment, parent: &Parent<B>, operator: &MixerConfig) -> String {
-    let mixture: Vec<_> = experiment.distill().mixture.keys().map(|name| (name, experiment.tasks()[name].kind.key())).collect();
-    key(&(&parent.identity, experiment.seed(), experiment.device().to_string(), experiment.distill(), mixture, operator))
+impl Run<'_> {
+    /// Students from the shelves, which the run keeps by a name of its own: `students/<operator>/layer-NN.safetensors`.
+    pub(super) fn distill<B: TrainBackend>(
+        &mut self,
+        parent: &Parent<B::InnerBackend>,
+        texts: &Texts,
+        runs: &Path,
+        device: &B::Device,
+    ) -> Result<Bank<B::InnerBackend>, Error> {
+        let (experiment, progress) = (self.experiment, self.progress);
+        let operators = self.operators.clone();
+        let making = Making::<B> { experiment, parent, texts, operators: &operators, runs, progress, device };
+        let shelves = making.shelves(&mut |event| self.log.emit(event))?;
+        for shelf in &shelves {
+            for layer in 0..parent.config.layers() {
+                keep(&self.directory, &shelf.files.path(layer, &shelf.operator))?;
+            }
+        }
+        making.load(&shelves, &mut |event| self.log.emit(event))
+    }
 }
 
-fn record_path(layer: usize, operator: &MixerConfig) -> String {
-    format!("students/{}/layer-{layer:02}.json", operator.name())
+/// A second name for a student's file, or a copy where the file system has no second names.
+fn keep(directory: &RunDir, file: &Path) -> Result<(), Error> {
+    let names: Vec<_> = file.components().rev().take(2).collect();
+    let place = directory.path().join("students").join(names[1]).join(names[0]);
+    let same = |place: &Path| Some((fs::metadata(place).ok()?.len(), fs::metadata(place).ok()?.modified().ok()?));
+    if place.exists() && same(&place) == same(file) {
+        return Ok(());
+    }
+    let failed = |action: &'static str| {
+        let path = place.clone();
+        move |source| Error::Io { action, path, source }
+    };
+    fs::create_dir_all(place.parent().unwrap_or(Path::new(""))).map_err(failed("create the directory of"))?;
+    if place.exists() {
+        fs::remove_file(&place).map_err(failed("replace"))?;
+    }
+    if fs::hard_link(file, &place).is_err() {
+        let bytes = fs::read(file).map_err(failed("read the student for"))?;
+        atomic::write(&place, &bytes)?;
+    }
+    Ok(())
 }
 
-/// The rows of one step or purpose: each from a task drawn by its weight.
-pub(super) fn batch(experiment: &Experiment, tasks: &Tasks, purpose: &str) -> Vec<Vec<u32>> {
+/// Students made or found, without a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Distilled {
+    /// Operator's name.
+    pub operator: String,
+    /// Where its students are.
+    pub directory: PathBuf,
+    /// Tokens they were trained on.
+    pub tokens: usize,
+    /// Through parent and all students that were trained together.
+    pub tokens_per_second: f64,
+    /// Held-out normalised mean squared error by layer.
+    pub normalised_mse: Vec<f64>,
+    /// Validation score of the parent, and of the model in which every layer is replaced, by task.
+    pub scores: BTreeMap<String, (f64, f64)>,
+}
+
+/// Trains the students of `experiment` as far as they are missing, and says how good they are.
+///
+/// # Errors
+/// The first thing that goes wrong; what was trained until then is kept and found again.
+pub fn distill<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<Vec<Distilled>, Error> {
+    let parent = super::prepare::parent::<B::InnerBackend>(experiment, device)?;
+    let texts = super::prepare::texts(experiment, &parent.tokenizer, parent.config.vocabulary)?;
+    let (operators, progress) = (super::prepare::operators(experiment), terminal::Progress::new(options.quiet));
+    let making = Making::<B> { experiment, parent: &parent, texts: &texts, operators: &operators, runs: &options.runs, progress, device };
+    let shelves = making.shelves(&mut |_| Ok(()))?;
+    let bank = making.load(&shelves, &mut |_| Ok(()))?;
+    let mut found = Vec::new();
+    for shelf in &shelves {
+        let record = shelf.record(0)?.ok_or_else(|| Error::LostUnit { path: shelf.units.root().into() })?;
+        let all = (0..parent.config.layers()).map(|_| letter(&shelf.operator)).collect();
+        found.push(Distilled {
+            operator: shelf.operator.name().into(),
+            directory: shelf.units.root().into(),
+            tokens: record.tokens,
+            tokens_per_second: record.tokens_per_second,
+            normalised_mse: (0..parent.config.layers()).map(|layer| bank.losses[&(layer, letter(&shelf.operator))]).collect(),
+            scores: scores(experiment, &texts, &parent, &bank, &all, device),
+        });
+    }
+    Ok(found)
+}
+
+/// Validation scores of the parent and of one layout.
+fn scores<B: MixerBackend>(
+    experiment: &Experiment,
+    texts: &Texts,
+    parent: &Parent<B>,
+    bank: &Bank<B>,
+    layout: &Layout,
+    device: &B::Device,
+) -> BTreeMap<String, (f64, f64)> {
+    let of_task = |name: &String| {
+        let (task, count) = (texts.tasks[name].as_ref(), experiment.tasks()[name].validation);
+        let examples = task.examples(name, Split::Validation, count);
+        let full = path(&Layout::parent(layout.layers()), 0);
+        let whole = 0..count;
+        let mut scorer = Scorer::new(&examples, std::slice::from_ref(&whole), task.metric(), (&parent.model, &full), 0, device);
+        let mut mean = |model, path: &[u64]| {
+            let found = scorer.score(model, path, whole.clone()).0;
+            found.iter().map(|score| f64::from(score.score)).sum::<f64>() / count as f64
+        };
+        let hybrid = parent.hybrid(layout, bank).1;
+        (name.clone(), (mean(&parent.model, &full), mean(&hybrid, &path(layout, 0))))
+    };
+    experiment.search().tasks.iter().map(of_task).collect()
+}
+
+/// Hash of all that a student depends on. Where states are kept and how many devices share the work changes nothing.
+fn student_key<B: Backend>(experiment: &Experiment, parent: &Parent<B>, texts: &Texts, operator: &MixerConfig) -> String {
+    let mut distill = experiment.distill().clone();
+    (distill.cache_bytes, distill.devices) = (None, None);
+    let text = |name: &String| experiment.tasks().get(name).map_or_else(|| texts.corpora[name].1.clone(), |task| task.kind.key());
+    let mixture: Vec<_> = distill.mixture.keys().map(|name| (name, text(name))).collect();
+    key(&(&parent.identity, experiment.seed(), experiment.device().to_string(), &distill, mixture, operator))
+}
+
+/// The rows of one batch: each from a task or corpus drawn by its weight.
+pub(super) fn batch(experiment: &Experiment, texts: &Texts, purpose: &str) -> Result<Vec<Row>, EvalError> {
     let distill = experiment.distill();
     let mut random = random::stream(&format!("{}/{purpose}", experiment.seed()));
     let total: f64 = distill.mixture.values().sum();
@@ -168,8 +349,14 @@ pub(super) fn batch(experiment: &Experiment, tasks: &Tasks, purpose: &str) -> Ve
             place -= **weight;
             place < 0.0
         });
-        let name = chosen.or(distill.mixture.last_key_value()).map(|(name, _)| name).expect("a mixture names a task");
-        row(tasks[name].as_ref(), distill.length, &mut random)
+        let name = chosen.or(distill.mixture.last_key_value()).map(|(name, _)| name).expect("a mixture names a text");
+        let found = row(texts.documents(name), distill.length, &mut random)?;
+        let mut row = Row::plain(found.tokens);
+        // What is seen one place earlier predicts an answer.
+        for at in found.labelled.into_iter().filter(|&at| at > 0) {
+            row.weights[at - 1] = distill.answer_weight as f32;
+        }
+        Ok(row)
     });
     rows.collect()
 }

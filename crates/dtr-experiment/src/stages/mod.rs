@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use burn::prelude::Backend;
 use dtr_attention::TrainBackend;
+use dtr_eval::{Documents, Files, Task};
 use dtr_models::{Decoder, MixerConfig};
 use dtr_search::Layout;
 
@@ -29,6 +30,7 @@ use crate::terminal::Progress;
 use crate::{atomic, html};
 use objective::Banks;
 
+pub use distill::{Distilled, distill};
 pub use prepare::{Plan, plan};
 pub use replay::replay;
 pub use study::{Recording, Row, Study, study};
@@ -79,7 +81,7 @@ impl<B: Backend> Found<B> {
 pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<(PathBuf, Report), Error> {
     let began = Instant::now();
     let parent = prepare::parent::<B::InnerBackend>(experiment, device)?;
-    let tasks = prepare::tasks(experiment, &parent.tokenizer)?;
+    let texts = prepare::texts(experiment, &parent.tokenizer, parent.config.vocabulary)?;
     let directory = RunDir::open(&options.runs, experiment)?;
     let (log, _) = EventLog::open(directory.events())?;
     let operators = prepare::operators(experiment);
@@ -95,11 +97,11 @@ pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: 
         parameters: parent.parameters(),
     })?;
 
-    let bank = run.distill::<B>(&parent, &tasks, device)?;
+    let bank = run.distill::<B>(&parent, &texts, &options.runs, device)?;
     run.write_report()?;
     let mut found = Vec::new();
     for name in &experiment.search().tasks {
-        found.push(run.search::<B>(&parent, &bank, name, &tasks, device)?);
+        found.push(run.search::<B>(&parent, &bank, name, &texts, device)?);
         run.write_report()?;
     }
     run.measure(&parent, &found, device)?;
@@ -131,5 +133,19 @@ pub fn write_report(report: &Report, events: &[Event], command: &str, json: &Pat
     atomic::write(page, html::render(report, events, command).as_bytes())
 }
 
-/// Tasks by name.
-type Tasks = BTreeMap<String, Box<dyn dtr_eval::Task>>;
+/// All that rows and examples are drawn from, by name.
+struct Texts {
+    tasks: BTreeMap<String, Box<dyn Task>>,
+    /// Each with what stands for its content in keys.
+    corpora: BTreeMap<String, (Files, String)>,
+}
+
+impl Texts {
+    /// What the distillation draws rows from.
+    fn documents(&self, name: &str) -> &dyn Documents {
+        match self.tasks.get(name) {
+            Some(task) => task.as_ref(),
+            None => &self.corpora[name].0,
+        }
+    }
+}

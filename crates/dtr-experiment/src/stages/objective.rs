@@ -187,7 +187,7 @@ pub(super) fn cost_unit(task: &str, layout: &Layout) -> String {
 }
 
 /// What stands in each layer: students of another generation are others.
-fn path(layout: &Layout, generation: usize) -> Vec<u64> {
+pub(super) fn path(layout: &Layout, generation: usize) -> Vec<u64> {
     let of = |operator: &Operator| match *operator {
         Operator::PARENT => 0,
         operator => 1 + generation as u64 * 128 + operator.letter() as u64,

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
+use dtr_eval::Files;
 use dtr_eval::corpus::Sources;
 use dtr_eval::task::{Phonebook, RustText, SnippetOrigin};
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, Tokenizer, checkpoint};
 use dtr_search::{Layout, Operator};
 use sha2::{Digest, Sha256};
 
-use super::Tasks;
+use super::Texts;
 use crate::error::Error;
 use crate::schema::{self, Experiment, TaskKind, key};
 
@@ -76,7 +77,7 @@ pub struct Plan {
 /// As the run would.
 pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Result<Plan, Error> {
     let parent = parent::<B>(experiment, device)?;
-    let tasks = tasks(experiment, &parent.tokenizer)?;
+    let texts = texts(experiment, &parent.tokenizer, parent.config.vocabulary)?;
     let layers = parent.config.layers();
     let students = layers * experiment.operators().len();
     let student = |operator: &MixerConfig| operator.init::<B>(&parent.config.attention, device).num_params();
@@ -84,7 +85,7 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
     let hidden = |name: &String| {
         let task = &experiment.tasks()[name];
         let mut random = dtr_eval::random::stream("plan");
-        let length = tasks[name].example(dtr_eval::Split::Validation, &mut random).tokens.len();
+        let length = texts.tasks[name].example(dtr_eval::Split::Validation, &mut random).tokens.len();
         (task.validation.max(task.test) * length * parent.config.attention.hidden * layers * 4).min(super::objective::CACHE_BYTES)
     };
     for name in &experiment.search().tasks {
@@ -95,7 +96,10 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
         parent: format!("{}, {} layers", parent.config.model_type, layers),
         parameters: parent.parameters(),
         students,
-        tokens: super::distill::steps(experiment) * experiment.distill().rows * experiment.distill().length,
+        tokens: super::distill::steps(experiment)
+            * experiment.distill().accumulate
+            * experiment.distill().rows
+            * experiment.distill().length,
         evaluations: experiment.search().strategy.layouts(layers, experiment.operators().len()),
         // A student in training: weight, gradient and two moments.
         memory_bytes: 4 * (parent.parameters() + 4 * weights) + experiment.search().tasks.iter().map(hidden).max().unwrap_or(0),
@@ -116,8 +120,6 @@ pub(super) fn parent<B: MixerBackend>(experiment: &Experiment, device: &B::Devic
 /// Hash of the configuration and of each weight file's size and beginning: header and first weights, so that large
 /// checkpoints need not be read twice.
 fn identity(directory: &Path) -> Result<String, Error> {
-    use std::io::Read;
-    const BEGINNING: u64 = 8 << 20;
     let failed = |path: &Path| {
         let path = path.to_path_buf();
         move |source| Error::Io { action: "read", path, source }
@@ -128,18 +130,29 @@ fn identity(directory: &Path) -> Result<String, Error> {
     paths.sort();
     let mut hash = Sha256::new();
     for path in paths {
-        let file = std::fs::File::open(&path).map_err(failed(&path))?;
-        hash.update(file.metadata().map_err(failed(&path))?.len().to_le_bytes());
-        let mut bytes = Vec::new();
-        file.take(BEGINNING).read_to_end(&mut bytes).map_err(failed(&path))?;
-        hash.update(bytes);
+        hash.update(content(&path)?);
     }
     Ok(key(hash.finalize().as_slice()))
 }
 
-pub(super) fn tasks(experiment: &Experiment, tokenizer: &Tokenizer) -> Result<Tasks, Error> {
+/// Hash of a file's size and beginning.
+fn content(path: &Path) -> Result<[u8; 32], Error> {
+    use std::io::Read;
+    const BEGINNING: u64 = 8 << 20;
+    let failed = |source| Error::Io { action: "read", path: path.into(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut hash = Sha256::new();
+    hash.update(file.metadata().map_err(failed)?.len().to_le_bytes());
+    let mut bytes = Vec::new();
+    file.take(BEGINNING).read_to_end(&mut bytes).map_err(failed)?;
+    hash.update(bytes);
+    Ok(hash.finalize().into())
+}
+
+/// Tasks and corpora.
+pub(super) fn texts(experiment: &Experiment, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Texts, Error> {
     let mut sources = None;
-    let mut tasks = Tasks::new();
+    let mut tasks = BTreeMap::new();
     for (name, task) in experiment.tasks() {
         let mut sources = || -> Result<Sources, Error> {
             if sources.is_none() {
@@ -156,7 +169,15 @@ pub(super) fn tasks(experiment: &Experiment, tokenizer: &Tokenizer) -> Result<Ta
         };
         tasks.insert(name.clone(), made);
     }
-    Ok(tasks)
+    let batch = experiment.distill().rows * experiment.distill().length;
+    let mut corpora = BTreeMap::new();
+    for (name, corpus) in experiment.corpora() {
+        let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, tokenizer, vocabulary)?;
+        files.require(batch)?;
+        let contents = corpus.files.iter().map(|file| content(file)).collect::<Result<Vec<_>, _>>()?;
+        corpora.insert(name.clone(), (files, key(&(&corpus.format, &corpus.separator, contents))));
+    }
+    Ok(Texts { tasks, corpora })
 }
 
 /// The workspace this binary was built in: its locked dependencies lie wherever it was built.
@@ -166,7 +187,8 @@ fn workspace_manifest() -> PathBuf {
 
 pub(super) fn operators(experiment: &Experiment) -> Vec<MixerConfig> {
     let convert = |operator: &schema::Operator| match *operator {
-        schema::Operator::GatedDelta { convolution } => MixerConfig::GatedDelta { convolution },
+        schema::Operator::GatedDelta { convolution, rotary } => MixerConfig::GatedDelta { convolution, rotary },
+        schema::Operator::LinearMap {} => MixerConfig::LinearMap {},
         schema::Operator::SlidingWindow { window, sinks } => MixerConfig::SlidingWindow { window, sinks },
         schema::Operator::Hedgehog {} => MixerConfig::Hedgehog {},
     };

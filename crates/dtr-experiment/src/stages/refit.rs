@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use dtr_attention::TrainBackend;
 use dtr_distill::recover::{self, Recovery};
 use dtr_distill::trainer::Rows;
-use dtr_distill::{Settings, StudentBank};
+use dtr_distill::{Loss, Row, Settings, StudentBank};
+use dtr_eval::EvalError;
 use dtr_models::{Decoder, checkpoint};
 use dtr_search::{Layout, Operator};
 
-use super::Tasks;
+use super::Texts;
 use super::distill::batch;
 use super::prepare::{Bank, Parent};
 use crate::error::Error;
@@ -21,7 +22,7 @@ use crate::terminal::Progress;
 pub(super) struct Workshop<'a, B: TrainBackend> {
     pub experiment: &'a Experiment,
     pub directory: &'a RunDir,
-    pub tasks: &'a Tasks,
+    pub texts: &'a Texts,
     pub parent: &'a Parent<B::InnerBackend>,
     pub task: &'a str,
     pub progress: Progress,
@@ -36,8 +37,8 @@ impl<B: TrainBackend> Workshop<'_, B> {
         (tokens / (distill.rows * distill.length)).max(1)
     }
 
-    fn draw(&self, purpose: &str) -> Vec<Vec<u32>> {
-        batch(self.experiment, self.tasks, &format!("{}/{purpose}", self.task))
+    fn draw(&self, purpose: &str) -> Result<Vec<Row>, EvalError> {
+        batch(self.experiment, self.texts, &format!("{}/{purpose}", self.task))
     }
 
     /// Students for the layers of `layout`: those that stand in it and those that may still be put in, all trained further on
@@ -75,17 +76,26 @@ impl<B: TrainBackend> Workshop<'_, B> {
             let students = wanted.iter().map(|&(layer, operator)| (layer, operators[&operator], bank.mixers[&(layer, operator)].1.clone()));
             let purpose = |what: &str, n: usize| format!("refit/{commits}/{what}/{n}");
             let rows = Rows {
-                calibration: (0..BATCHES).map(|n| self.draw(&purpose("calibration", n))).collect(),
-                held_out: (0..BATCHES).map(|n| self.draw(&purpose("held-out", n))).collect(),
-                training: &mut |step| self.draw(&purpose("step", step)),
+                calibration: (0..BATCHES).map(|n| self.draw(&purpose("calibration", n))).collect::<Result<_, _>>()?,
+                held_out: (0..BATCHES).map(|n| self.draw(&purpose("held-out", n))).collect::<Result<_, _>>()?,
+                training: &mut |step| Ok(self.draw(&purpose("step", step))?),
             };
             let distill = self.experiment.distill();
             let (steps, learning_rate) = (self.steps(settings.tokens), settings.learning_rate);
-            let training =
-                Settings { operators: configs, steps, learning_rate, warmup: distill.warmup, weight_decay: distill.weight_decay as f32 };
+            let training = Settings {
+                operators: configs,
+                loss: if distill.loss == Loss::AttentionWeights { Loss::NormalisedMse } else { distill.loss },
+                steps,
+                accumulate: 1,
+                optimiser: distill.optimiser,
+                learning_rate,
+                warmup: distill.warmup,
+                weight_decay: distill.weight_decay as f32,
+                patience: None,
+            };
             let hybrid = self.parent.hybrid(layout, bank).1;
             let models = (&hybrid, &self.parent.model);
-            let outcome = dtr_distill::refit::<B>(models, students.collect(), &training, rows, device, &mut |_| ())?;
+            let outcome = dtr_distill::refit::<B>(models, students.collect(), (&training, &distill.initialise), rows, device, &mut |_| ())?;
             for student in outcome.students {
                 files.save(student.layer, &student.operator, &student.mixer)?;
                 self.directory.save_unit(
@@ -130,7 +140,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
             &self.parent.model,
             &hybrid,
             &recovery,
-            &mut |step| self.draw(&format!("recovery/{step}")),
+            &mut |step| Ok(self.draw(&format!("recovery/{step}"))?),
             device,
             &mut |tokens, _| bar.set(tokens as u64),
         )?;

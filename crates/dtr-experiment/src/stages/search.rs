@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use super::objective::TaskObjective;
 use super::prepare::{Bank, Parent, letter, operators};
 use super::refit::Workshop;
-use super::{Found, Run, Tasks};
+use super::{Found, Run, Texts};
 use crate::error::Error;
 use crate::events::Event;
 use crate::schema::{Experiment, Goal, key};
@@ -64,10 +64,10 @@ impl Run<'_> {
         parent: &Parent<B::InnerBackend>,
         bank: &Bank<B::InnerBackend>,
         name: &str,
-        tasks: &Tasks,
+        texts: &Texts,
         device: &B::Device,
     ) -> Result<Found<B::InnerBackend>, Error> {
-        let task = tasks[name].as_ref();
+        let task = texts.tasks[name].as_ref();
         let layers = parent.config.layers();
         let settings =
             settings(self.experiment, prior(bank.losses.iter().map(|((layer, operator), loss)| (*layer, *operator, *loss)), layers));
@@ -77,7 +77,7 @@ impl Run<'_> {
         let here = (self.experiment, &self.directory);
         let parts = |count| parts(&settings, count);
         let workshop =
-            Workshop::<B> { experiment: self.experiment, directory: &self.directory, tasks, parent, task: name, progress: self.progress };
+            Workshop::<B> { experiment: self.experiment, directory: &self.directory, texts, parent, task: name, progress: self.progress };
         let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, commits| workshop.refit(layout, bank, commits, device);
         let mut objective =
             TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);

@@ -1,12 +1,13 @@
 //! The gated delta rule as a sublayer, in the form and under the names of Qwen3.5's linear layers.
 //!
 //! `[q, k, v] = silu(conv(W_qkv x))`; `q, k` to unit length, `q` times `D^-1/2`; `beta = sigmoid(W_b x)`;
-//! `g = -exp(A_log) softplus(W_a x + dt_bias)`; delta rule; `y = W_o (norm(o) * silu(W_z x))`, the norm by head.
+//! `g = -exp(A_log) softplus(W_a x + dt_bias)`; `q, k` turned by position, if asked for; delta rule; `y = W_o (norm(o) * silu(W_z x))`, the norm by head.
 
 use burn::module::{Initializer, Param};
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::activation::{sigmoid, softplus};
+use dtr_attention::rotary::rotate_half;
 use dtr_attention::softmax::merge_heads;
 use dtr_attention::{MixerBackend, convolution, gate, norm, recurrence};
 
@@ -47,6 +48,7 @@ pub struct GatedDelta<B: Backend> {
     pub out_proj: Linear<B>,
     heads: usize,
     head_dim: usize,
+    rotary: bool,
 }
 
 /// What a gated-delta sublayer remembers.
@@ -60,7 +62,7 @@ pub struct DeltaState<B: Backend> {
 
 impl<B: Backend> GatedDelta<B> {
     /// A mixer without weights of its own yet.
-    pub fn new(shape: &AttentionShape, convolution: usize, device: &B::Device) -> Self {
+    pub fn new(shape: &AttentionShape, convolution: usize, rotary: bool, device: &B::Device) -> Self {
         let AttentionShape { hidden, heads, head_dim, eps, .. } = *shape;
         let width = heads * head_dim;
         Self {
@@ -75,6 +77,7 @@ impl<B: Backend> GatedDelta<B> {
             out_proj: linear(width, hidden, false, device),
             heads,
             head_dim,
+            rotary,
         }
     }
 
@@ -117,9 +120,13 @@ impl<B: MixerBackend> GatedDelta<B> {
         let [batch, time, _] = mixed.dims();
         let mixed = mixed.reshape([batch, time, 3 * heads, self.head_dim]).swap_dims(1, 2);
         let part = |i: usize| mixed.clone().narrow(1, i * heads, heads);
+        let turned = |x: Tensor<B, 4>| match self.rotary {
+            true => rotate_half(x, context.rotary.cos.clone(), context.rotary.sin.clone()),
+            false => x,
+        };
         let inputs = recurrence::Inputs {
-            q: norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS),
-            k: norm::unit(part(1), 1.0, UNIT_EPS),
+            q: turned(norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS)),
+            k: turned(norm::unit(part(1), 1.0, UNIT_EPS)),
             v: part(2),
             g: Some(g.unsqueeze_dim(3)),
             beta: Some(beta),

@@ -44,14 +44,26 @@ impl<B: MixerBackend> Hedgehog<B> {
 
     /// What enters the output projection, `[B, T, H * V]`, and the next state.
     pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: Tensor<B, 4>) -> (Tensor<B, 3>, Tensor<B, 4>) {
+        let Projected { q, k, v } = self.mapped(x, context);
+        let (heads, state) = linear::scan(q, k, v, state);
+        (merge_heads(heads), state)
+    }
+
+    /// Attention weights over a whole sequence, `[B, H, T, T]`: `phi(q_i) phi(k_j) / sum_(j <= i) phi(q_i) phi(k_j)`.
+    pub fn weights(&self, x: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 4> {
+        let Projected { q, k, .. } = self.mapped(x, context);
+        let weights = q.matmul(k.transpose()).tril(0);
+        weights.clone() / weights.sum_dim(3).add_scalar(linear::EPS)
+    }
+
+    /// Features of queries and keys, those of padding 0, and values, a head of each for every query head.
+    fn mapped(&self, x: Tensor<B, 3>, context: &Context<B>) -> Projected<B> {
         let Projected { q, k, v } = self.projections.split(x, &context.rotary);
         // The maps stand in for exp(q k / sqrt(D)): each side takes half of the scale.
         let root = self.projections.scale().sqrt();
         let q = feature_map::hedgehog(q.mul_scalar(root), self.q_map.val());
         let k = feature_map::hedgehog(repeat_heads(k, self.projections.heads()).mul_scalar(root), self.k_map.val());
         let k = context.tokens.as_ref().map_or(k.clone(), |tokens| k * tokens.clone().unsqueeze_dims::<4>(&[1, 3]));
-        let v = repeat_heads(v, self.projections.heads());
-        let (heads, state) = linear::scan(q, k, v, state);
-        (merge_heads(heads), state)
+        Projected { q, k, v: repeat_heads(v, self.projections.heads()) }
     }
 }

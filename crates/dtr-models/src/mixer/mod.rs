@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod gated_delta;
 pub mod hedgehog;
+pub mod linear_map;
 pub mod projections;
 
 use burn::nn::Linear;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use attention::{Attention, KeyValues};
 pub use gated_delta::{DeltaState, GatedDelta};
 pub use hedgehog::Hedgehog;
+pub use linear_map::LinearMap;
 
 use crate::config::AttentionShape;
 use crate::decoder::Context;
@@ -39,7 +41,12 @@ pub enum MixerConfig {
     GatedDelta {
         /// Width of the short convolution.
         convolution: usize,
+        /// Whether queries and keys are turned by their positions, as in the parent. No published form does that.
+        #[serde(default)]
+        rotary: bool,
     },
+    /// A linear map of each token: no mixing at all.
+    LinearMap {},
 }
 
 impl MixerConfig {
@@ -50,6 +57,7 @@ impl MixerConfig {
             Self::SlidingWindow { .. } => 'W',
             Self::Hedgehog {} => 'H',
             Self::GatedDelta { .. } => 'G',
+            Self::LinearMap {} => 'L',
         }
     }
 
@@ -60,6 +68,7 @@ impl MixerConfig {
             Self::SlidingWindow { .. } => "sliding-window",
             Self::Hedgehog {} => "hedgehog",
             Self::GatedDelta { .. } => "gated-delta",
+            Self::LinearMap {} => "linear-map",
         }
     }
 
@@ -72,7 +81,8 @@ impl MixerConfig {
                 Mixer::SlidingWindow(Attention::new(shape, Span { window: Some(window), sinks }, device))
             }
             Self::Hedgehog {} => Mixer::Hedgehog(Hedgehog::new(shape, device)),
-            Self::GatedDelta { convolution } => Mixer::GatedDelta(GatedDelta::new(shape, convolution, device)),
+            Self::GatedDelta { convolution, rotary } => Mixer::GatedDelta(GatedDelta::new(shape, convolution, rotary, device)),
+            Self::LinearMap {} => Mixer::LinearMap(LinearMap::new(shape, device)),
         }
     }
 }
@@ -89,6 +99,8 @@ pub enum Mixer<B: Backend> {
     Hedgehog(Hedgehog<B>),
     /// Gated delta rule.
     GatedDelta(GatedDelta<B>),
+    /// No mixing.
+    LinearMap(LinearMap<B>),
 }
 
 /// What a mixer remembers of the tokens it has read.
@@ -100,6 +112,8 @@ pub enum MixerState<B: Backend> {
     Linear(Tensor<B, 4>),
     /// Convolution inputs and delta-rule matrix.
     Delta(DeltaState<B>),
+    /// Nothing.
+    None,
 }
 
 impl<B: Backend> MixerState<B> {
@@ -112,6 +126,7 @@ impl<B: Backend> MixerState<B> {
             Self::KeyValues(cache) => cache.bytes(),
             Self::Linear(state) => size(state),
             Self::Delta(state) => size(&state.convolution) + size(&state.matrix),
+            Self::None => 0,
         }
     }
 }
@@ -123,6 +138,7 @@ impl<B: Backend> Mixer<B> {
             Self::Softmax(_) | Self::SlidingWindow(_) => MixerState::KeyValues(KeyValues::default()),
             Self::Hedgehog(mixer) => MixerState::Linear(mixer.empty_state(batch)),
             Self::GatedDelta(mixer) => MixerState::Delta(mixer.empty_state(batch)),
+            Self::LinearMap(_) => MixerState::None,
         }
     }
 }
@@ -149,6 +165,7 @@ impl<B: MixerBackend> Mixer<B> {
                 let (y, state) = mixer.forward(x, context, state);
                 (y, MixerState::Delta(state))
             }
+            (Self::LinearMap(mixer), MixerState::None) => (mixer.forward(x), MixerState::None),
             _ => panic!("the state belongs to another kind of mixer"),
         }
     }
@@ -166,6 +183,7 @@ impl<B: MixerBackend> Mixer<B> {
             Self::Softmax(mixer) | Self::SlidingWindow(mixer) => mixer.features(x, context, KeyValues::default()).0,
             Self::Hedgehog(mixer) => mixer.features(x, context, mixer.empty_state(batch)).0,
             Self::GatedDelta(mixer) => mixer.features(x, context, mixer.empty_state(batch)).0,
+            Self::LinearMap(_) => x,
         };
         (features.clone(), crate::layers::project(self.output(), features))
     }
@@ -178,6 +196,7 @@ impl<B: Backend> Mixer<B> {
             Self::Softmax(mixer) | Self::SlidingWindow(mixer) => &mixer.projections.o_proj,
             Self::Hedgehog(mixer) => &mixer.projections.o_proj,
             Self::GatedDelta(mixer) => &mixer.out_proj,
+            Self::LinearMap(mixer) => &mixer.out_proj,
         }
     }
 
@@ -187,6 +206,7 @@ impl<B: Backend> Mixer<B> {
             Self::Softmax(mixer) | Self::SlidingWindow(mixer) => &mut mixer.projections.o_proj,
             Self::Hedgehog(mixer) => &mut mixer.projections.o_proj,
             Self::GatedDelta(mixer) => &mut mixer.out_proj,
+            Self::LinearMap(mixer) => &mut mixer.out_proj,
         }
     }
 }

@@ -1,0 +1,79 @@
+//! Where students start: what is fitted in closed form is never worse than before, and each part does what it says.
+
+use std::path::Path;
+
+use burn::prelude::*;
+use burn_flex::Flex;
+use dtr_distill::initialise::{Decay, Initialise, Ridge, Start, Write, calibrate, fit, students};
+use dtr_distill::loss::normalised_mse;
+use dtr_distill::observe::observe;
+use dtr_distill::{Batch, Row};
+use dtr_models::checkpoint::load;
+use dtr_models::{Mixer, MixerConfig};
+
+const PLAIN: Initialise = Initialise {
+    projections: Start::Copy,
+    decay: Decay::Constant,
+    write: Write::Constant,
+    scale: false,
+    ridge: Ridge::Off,
+    feature_map_steps: 0,
+};
+
+/// Mean loss over the layers on the calibration rows.
+fn loss(operator: &MixerConfig, initialise: &Initialise) -> (f32, Vec<Mixer<Flex>>) {
+    let device = Default::default();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
+    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let row = |seed: usize| Row::plain((0..40).map(|t| ((seed * 7919 + t * t * 31) % 1000) as u32).collect());
+    let batches: Vec<Batch<Flex>> = (0..2).map(|n| Batch::new(&(0..8).map(|r| row(n * 8 + r)).collect::<Vec<_>>(), &device)).collect();
+    let found = calibrate(&parent, &batches, &device).expect("finite");
+    let mut made = students(operator, &config.attention, &parent, &found, initialise);
+    fit(&parent, &parent, &mut made.iter_mut().enumerate().collect::<Vec<_>>(), &batches, initialise, &device).expect("finite");
+    let mut sum = 0.0;
+    for batch in &batches {
+        observe(&parent, &parent, batch, |layer, seen| {
+            let loss: f32 = normalised_mse(made[layer].mix(seen.input, &seen.context), seen.output, None).into_scalar();
+            assert!(loss.is_finite());
+            sum += loss / (8.0 * batches.len() as f32);
+        });
+    }
+    (sum, made)
+}
+
+#[test]
+fn closed_forms_only_help() {
+    for operator in [
+        MixerConfig::GatedDelta { convolution: 4, rotary: false },
+        MixerConfig::GatedDelta { convolution: 4, rotary: true },
+        MixerConfig::Hedgehog {},
+        MixerConfig::SlidingWindow { window: 8, sinks: 1 },
+        MixerConfig::LinearMap {},
+    ] {
+        let plain = loss(&operator, &PLAIN).0;
+        let scaled = loss(&operator, &Initialise { scale: true, ..PLAIN }).0;
+        let fitted = loss(&operator, &Initialise { ridge: Ridge::Before, ..PLAIN }).0;
+        assert!(fitted < 0.9 * plain && fitted < 1.0, "{operator:?}: {plain} {fitted}");
+        assert!(scaled < 1.5 * plain, "{operator:?}: {plain} {scaled}");
+        if operator != (MixerConfig::LinearMap {}) {
+            let random = loss(&operator, &Initialise { projections: Start::Random, ridge: Ridge::Before, ..PLAIN }).0;
+            assert!(fitted < random, "{operator:?}: the parent's projections are better than random ones, {fitted} {random}");
+        }
+    }
+}
+
+#[test]
+fn gates_are_where_they_were_asked_to_be() {
+    let operator = MixerConfig::GatedDelta { convolution: 4, rotary: false };
+    let numbers = |mixer: &Mixer<Flex>| {
+        let Mixer::GatedDelta(mixer) = mixer else { panic!("gated delta") };
+        let [bias, write]: [Vec<f32>; 2] = [mixer.dt_bias.val().into_data(), mixer.in_proj_b.weight.val().abs().sum().into_data()]
+            .map(|data| data.to_vec().expect("numbers"));
+        (bias, write[0])
+    };
+    let (bias, write) = numbers(&loss(&operator, &PLAIN).1[3]);
+    assert!(bias.iter().all(|bias| *bias == 0.0) && write == 0.0);
+    let (bias, write) = numbers(&loss(&operator, &Initialise { decay: Decay::Distance, write: Write::Entropy, ..PLAIN }).1[3]);
+    assert!(bias.iter().all(|bias| bias.is_finite() && *bias < 0.0), "half-lives of more than a token: {bias:?}");
+    assert!(write > 0.0);
+}
