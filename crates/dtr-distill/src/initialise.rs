@@ -244,16 +244,15 @@ impl<B: Backend> ModuleMapper<B> for Random {
         if D != 2 {
             return param;
         }
-        let (id, weight, mapper) = param.consume();
+        let weight = param.val();
         let shape = weight.dims();
         let scale = (shape[0] as f32).powf(-0.5);
-        let numbers: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                let x: f32 = StandardNormal.sample(&mut self.0);
-                scale * x
-            })
-            .collect();
-        Param::from_mapped_value(id, Tensor::from_data(TensorData::new(numbers, shape), &weight.device()), mapper)
+        let mut number = || {
+            let number: f32 = StandardNormal.sample(&mut self.0);
+            scale * number
+        };
+        let numbers: Vec<f32> = (0..shape.iter().product()).map(|_| number()).collect();
+        Param::from_tensor(Tensor::from_data(TensorData::new(numbers, shape), &weight.device()))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod ridge;
 mod pupil;
 pub mod recover;
 pub mod snapshot;
+mod thaw;
 pub mod trainer;
 
 pub use bank::StudentBank;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::loss::{Loss, attention_weights, cosine, normalised_mse};
 use crate::observe::Seen;
 use crate::optimiser::Optimisers;
+use crate::thaw::thaw;
 
 /// A loss this many times the usual one is no step to learn from.
 const SPIKE: f32 = 4.0;
@@ -99,7 +100,8 @@ impl<B: TrainBackend> Pupil<B> {
         Self {
             layer,
             operator,
-            mixer: Mixer::from_inner(mixer).to_device(device),
+            // `fork` and not `to_device`, which would put a step between weights and gradients.
+            mixer: thaw(Mixer::from_inner(mixer), None).fork(device),
             optimisers,
             standing: Standing::default(),
             device: device.clone(),

@@ -13,6 +13,7 @@ use dtr_models::{Decoder, Mixer};
 use crate::batch::Row;
 use crate::error::DistillError;
 use crate::schedule::warmup_cosine;
+use crate::thaw::thaw;
 use crate::trainer::Draw;
 
 /// Share of the steps spent rising to the learning rate.
@@ -118,31 +119,20 @@ fn loss<B: TrainBackend>(
 fn frozen<B: AutodiffBackend>(model: Decoder<B>, trained: Trained) -> Decoder<B> {
     match trained {
         Trained::LowRank(_) => model.no_grad(),
-        Trained::All { norms_and_embeddings: true } => model,
+        Trained::All { norms_and_embeddings: true } => thaw(model, None),
         Trained::All { norms_and_embeddings: false } | Trained::Mixers => {
             let mut model = model.no_grad();
             let matrices = matches!(trained, Trained::All { .. });
             let thaw = |layer: dtr_models::decoder::Block<B>| {
-                let mut layer = if matrices { layer.map(&mut Thaw { rank: Some(2) }) } else { layer };
+                let mut layer = if matrices { thaw(layer, Some(2)) } else { layer };
                 if !matches!(layer.mixer, Mixer::Softmax(_)) {
-                    layer.mixer = layer.mixer.map(&mut Thaw { rank: None });
+                    layer.mixer = thaw(layer.mixer, None);
                 }
                 layer
             };
             model.layers = model.layers.into_iter().map(thaw).collect();
             model
         }
-    }
-}
-
-/// Gives parameters their gradients back, those of one rank or all.
-struct Thaw {
-    rank: Option<usize>,
-}
-
-impl<B: Backend> ModuleMapper<B> for Thaw {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        if self.rank.is_none_or(|rank| rank == D) { param.set_require_grad(true) } else { param }
     }
 }
 

@@ -1,11 +1,10 @@
 //! The training loop: one pass of the parent a batch, every student learns from it on its own.
 //!
-//! While the pass goes on, the layers it has shown are learnt on other threads; it waits for them, so that the states and gradients
-//! of only as many layers are in memory as there are threads, however deep the model.
+//! While the pass goes on, over the layers of one batch after the other, those it has shown are learnt on other threads; it waits for them, so
+//! that the states and gradients of only as many layers are in memory as there are threads, however deep the model.
 
-use std::collections::VecDeque;
 use std::error::Error;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 use burn::module::AutodiffModule;
@@ -269,34 +268,20 @@ fn learn<B: TrainBackend>(
     }
     let (began, before) = (Instant::now(), clock.seconds);
     let mut stored = Instant::now();
-    for step in clock.step..settings.steps {
-        if pupils.iter().all(|pupil| pupil.standing.done) {
-            break;
-        }
-        let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
-        for part in 0..settings.accumulate {
-            let drawn = (rows.training)(step * settings.accumulate + part).map_err(DistillError::Rows)?;
-            clock.tokens += drawn.iter().map(|row| row.tokens.len()).sum::<usize>();
-            let batch = Batch::new(&drawn, &devices[0]);
-            let rate = (part + 1 == settings.accumulate).then_some(rate);
-            source.show(&batch, &mut pupils, |pupil, seen| {
-                pupil.learn(seen, &source.teacher.layers[pupil.layer].mixer, settings.loss, settings.accumulate, rate);
-            });
-        }
-        clock = Clock { step: step + 1, seconds: before + began.elapsed().as_secs_f64(), ..clock };
-        progress(Progress::Step { tokens: clock.tokens });
+    while clock.step < settings.steps && !pupils.iter().all(|pupil| pupil.standing.done) {
+        let end = (clock.step + REPORT - clock.step % REPORT).min(settings.steps);
+        steps(&mut pupils, source, settings, (&mut clock, end), rows.training, &devices[0], progress)?;
+        clock.seconds = before + began.elapsed().as_secs_f64();
         if let Some(complaint) = source.cache.and_then(StateCache::complaint) {
             progress(Progress::Warning(complaint));
         }
-        if clock.step.is_multiple_of(REPORT) || clock.step == settings.steps {
-            report(&mut pupils, settings, clock.tokens, progress)?;
-            if let Some(snapshots) = snapshots.filter(|snapshots| stored.elapsed() >= snapshots.every()) {
-                for pupil in &pupils {
-                    snapshots.save(clock, operators, pupil)?;
-                }
-                snapshots.complete(clock)?;
-                stored = Instant::now();
+        report(&mut pupils, settings, clock.tokens, progress)?;
+        if let Some(snapshots) = snapshots.filter(|snapshots| stored.elapsed() >= snapshots.every()) {
+            for pupil in &pupils {
+                snapshots.save(clock, operators, pupil)?;
             }
+            snapshots.complete(clock)?;
+            stored = Instant::now();
         }
     }
     let tokens_per_second = clock.tokens as f64 / clock.seconds.max(f64::MIN_POSITIVE);
@@ -323,43 +308,72 @@ impl<B: dtr_attention::MixerBackend> Source<'_, B> {
             None => observe(self.model, self.teacher, batch, show),
         }
     }
+}
 
-    /// Shows each pupil what its layer sees, on as many threads as there are cores.
-    ///
-    /// The threads are not those of the kernels' pool: a backward pass holds a lock while its kernels run, and a pool thread that
-    /// waits for a kernel may take up another student's backward pass and wait for that lock in turn.
-    fn show<T: TrainBackend<InnerBackend = B>>(
-        &self,
-        batch: &Batch<B>,
-        pupils: &mut [Pupil<T>],
-        learn: impl Fn(&mut Pupil<T>, Seen<B>) + Sync,
-    ) {
-        let mut by_layer: Vec<VecDeque<&mut Pupil<T>>> = (0..self.model.layers.len()).map(|_| VecDeque::new()).collect();
-        for pupil in pupils {
-            by_layer[pupil.layer].push_back(pupil);
+/// What a pupil is to learn from.
+struct Lesson<B: Backend> {
+    pupil: usize,
+    seen: Seen<B>,
+    rate: Option<f64>,
+}
+
+/// All steps before `end`, on as many threads as there are cores beside this one, which passes on what each layer sees.
+///
+/// The threads are not those of the kernels' pool: a backward pass holds a lock while its kernels run, and a pool thread that
+/// waits for a kernel may take up another student's backward pass and wait for that lock in turn.
+fn steps<B: TrainBackend>(
+    pupils: &mut [Pupil<B>],
+    source: &Source<'_, B::InnerBackend>,
+    settings: &Settings,
+    (clock, end): (&mut Clock, usize),
+    training: &mut dyn FnMut(usize) -> Result<Vec<Row>, Box<dyn Error + Send + Sync>>,
+    device: &B::Device,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), DistillError> {
+    let mut of_layer = vec![Vec::new(); source.model.layers.len()];
+    pupils.iter().enumerate().for_each(|(index, pupil)| of_layer[pupil.layer].push(index));
+    let pupils: Vec<Mutex<&mut Pupil<B>>> = pupils.iter_mut().map(Mutex::new).collect();
+    // No room in between: the pass goes on when a thread is free.
+    let (send, receive) = mpsc::sync_channel::<Lesson<B::InnerBackend>>(0);
+    let receive = Arc::new(Mutex::new(receive));
+    std::thread::scope(|scope| {
+        let send = send;
+        for _ in 0..rayon::current_num_threads() {
+            let (receive, pupils, teachers) = (receive.clone(), &pupils, &source.teacher.layers);
+            scope.spawn(move || {
+                loop {
+                    let (lesson, mut pupil) = {
+                        let receive = receive.lock().expect("no thread panics while it takes a lesson");
+                        let Ok(lesson) = receive.recv() else { return };
+                        // Taken before the next lesson is: so a pupil has its lessons in their order.
+                        let pupil = pupils[lesson.pupil].lock().expect("no thread panics while it teaches");
+                        (lesson, pupil)
+                    };
+                    let teacher = &teachers[pupil.layer].mixer;
+                    pupil.learn(lesson.seen, teacher, settings.loss, settings.accumulate, lesson.rate);
+                }
+            });
         }
-        let threads = rayon::current_num_threads();
-        // No room in between: the pass goes on when a thread is free.
-        let (send, receive) = mpsc::sync_channel::<(&mut Pupil<T>, Seen<B>)>(0);
-        let receive = Mutex::new(receive);
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    let next = || receive.lock().expect("no thread panics while it takes a pupil").recv();
-                    while let Ok((pupil, seen)) = next() {
-                        learn(pupil, seen);
+        // Held by the threads alone: when they are gone, sending fails and does not wait for ever.
+        drop(receive);
+        for step in clock.step..end {
+            let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
+            for part in 0..settings.accumulate {
+                let rows = training(step * settings.accumulate + part).map_err(DistillError::Rows)?;
+                clock.tokens += rows.iter().map(|row| row.tokens.len()).sum::<usize>();
+                let rate = (part + 1 == settings.accumulate).then_some(rate);
+                source.observe(&Batch::new(&rows, device), |layer, seen| {
+                    for &pupil in &of_layer[layer] {
+                        // It fails only if all threads have panicked, and then the scope panics, too.
+                        let _ = send.send(Lesson { pupil, seen: seen.clone(), rate });
                     }
                 });
             }
-            self.observe(batch, |layer, seen| {
-                for pupil in by_layer[layer].drain(..) {
-                    // Nobody listens any more only if all threads have panicked, and then the scope panics, too.
-                    let _ = send.send((pupil, seen.clone()));
-                }
-            });
-            drop(send);
-        });
-    }
+            clock.step = step + 1;
+            progress(Progress::Step { tokens: clock.tokens });
+        }
+        Ok(())
+    })
 }
 
 fn report<B: TrainBackend>(

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use burn::prelude::*;
 use burn_flex::Flex;
 use dtr_distill::initialise::{Decay, Initialise, Ridge, Start, Write, calibrate, fit, students};
 use dtr_distill::loss::normalised_mse;

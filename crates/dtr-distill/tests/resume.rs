@@ -5,14 +5,37 @@ use std::path::Path;
 use std::time::Duration;
 
 use burn::backend::Autodiff;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
 use burn_flex::Flex;
 use dtr_distill::initialise::{Decay, Initialise, Ridge, Start, Write};
 use dtr_distill::trainer::{Outcome, Rows};
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
-use dtr_models::MixerConfig;
 use dtr_models::checkpoint::{load, save_module};
+use dtr_models::{Mixer, MixerConfig};
 
 const STEPS: usize = 23;
+
+const SETTINGS: Settings = Settings {
+    operators: Vec::new(),
+    loss: Loss::NormalisedMse,
+    steps: STEPS,
+    accumulate: 2,
+    optimiser: Optimiser::Muon,
+    learning_rate: 1e-3,
+    warmup: 0.1,
+    weight_decay: 0.01,
+    patience: Some(50),
+};
+
+const START: Initialise = Initialise {
+    projections: Start::Copy,
+    decay: Decay::Distance,
+    write: Write::Entropy,
+    scale: true,
+    ridge: Ridge::Both,
+    feature_map_steps: 2,
+};
 
 fn batch(n: usize) -> Vec<Row> {
     (0..2).map(|row| Row::plain((0..24).map(|t| ((n * 7919 + row * 104_729 + t * 31) % 500) as u32).collect())).collect()
@@ -24,25 +47,7 @@ fn run(snapshots: &Snapshots, broken: usize) -> (Option<Outcome<Flex>>, Vec<usiz
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
     let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
     let operators = vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }, MixerConfig::Hedgehog {}];
-    let settings = Settings {
-        operators,
-        loss: Loss::NormalisedMse,
-        steps: STEPS,
-        accumulate: 2,
-        optimiser: Optimiser::AdamW,
-        learning_rate: 1e-3,
-        warmup: 0.1,
-        weight_decay: 0.01,
-        patience: Some(50),
-    };
-    let initialise = Initialise {
-        projections: Start::Copy,
-        decay: Decay::Distance,
-        write: Write::Entropy,
-        scale: true,
-        ridge: Ridge::Both,
-        feature_map_steps: 2,
-    };
+    let (settings, initialise) = (Settings { operators, ..SETTINGS }, START);
     let mut drawn = Vec::new();
     let mut training = |n: usize| {
         assert!(n != 2 * broken, "broken off");
@@ -88,4 +93,50 @@ fn broken_off_and_started_again_gives_the_same_students() {
     broken.clear().expect("removed");
     assert!(!directory.path().join("broken").exists());
     assert_eq!(broken.clock().expect("nothing there").step, 0);
+}
+
+/// All numbers of each parameter.
+fn parameters(mixer: &Mixer<Flex>) -> Vec<Vec<f32>> {
+    struct Collect(Vec<Vec<f32>>);
+    impl ModuleVisitor<Flex> for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Flex, D>>) {
+            self.0.push(param.val().into_data().to_vec().expect("numbers"));
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    mixer.visit(&mut collect);
+    collect.0
+}
+
+#[test]
+fn a_student_learns_wherever_it_starts() {
+    let device = Default::default();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
+    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let directory = tempfile::tempdir().expect("a directory");
+    let mse = |projections, optimiser, steps: usize| {
+        let settings = Settings {
+            operators: vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }],
+            steps,
+            optimiser,
+            learning_rate: 1e-2,
+            ..SETTINGS
+        };
+        let initialise = Initialise { projections, ridge: Ridge::Off, ..START };
+        let rows = Rows { calibration: vec![batch(1000)], held_out: vec![batch(0)], training: &mut |_| Ok(batch(0)) };
+        let snapshots = Snapshots::new(directory.path().join("none"), "k".into(), Duration::from_secs(3600));
+        let outcome =
+            train::<Autodiff<Flex>>((&parent, &config), (&settings, &initialise), rows, (&snapshots, None), &[device], &mut |_| ())
+                .expect("trains");
+        outcome.students
+    };
+    for (start, optimiser) in [(Start::Copy, Optimiser::AdamW), (Start::Copy, Optimiser::Muon), (Start::Random, Optimiser::AdamW)] {
+        let (before, after) = (mse(start, optimiser, 1), mse(start, optimiser, 30));
+        for (layer, (before, after)) in before.iter().zip(&after).enumerate() {
+            let (old, new) = (parameters(&before.mixer), parameters(&after.mixer));
+            assert!(old.len() >= 9 && old.iter().zip(&new).all(|(old, new)| old != new), "a parameter of layer {layer} never changed");
+            let (before, after) = (before.normalised_mse, after.normalised_mse);
+            assert!(after < 0.97 * before, "layer {layer} from {start:?} by {optimiser:?}: {before} {after}");
+        }
+    }
 }
