@@ -7,8 +7,11 @@ use anyhow::{Context, Result, bail};
 
 const HELP: &str = "\
 cargo xtask run FILE [--device D] [--runs DIR] [--set KEY=VALUE]..  do, or go on with, an experiment
+cargo xtask distill FILE [the same]                                  its students alone, which runs in the same directory find
 cargo xtask check FILE [--device D] [--set KEY=VALUE]..             validate it and print the plan
 cargo xtask report DIR                                               write a run's report anew
+cargo xtask trace DIR                                                explain every decision of a run's searches
+cargo xtask study DIR..                                              compare strategies on runs that searched exhaustively
 cargo xtask ci                                                       what has to pass before a change lands
 cargo xtask golden                                                   make the golden files of the tests anew (needs Python, see tests/golden)
 cargo xtask bench [ARGS]..                                           benchmarks of the kernels";
@@ -30,11 +33,11 @@ fn main() -> ExitCode {
 fn start(arguments: &[String]) -> Result<ExitCode> {
     let Some((command, rest)) = arguments.split_first() else { bail!("no command given\n\n{HELP}") };
     match command.as_str() {
-        "run" | "check" => {
+        "run" | "distill" | "check" => {
             let backend = backend(rest)?;
             launch(&build(&backend)?, arguments)
         }
-        "report" => launch(&build("flex")?, arguments),
+        "report" | "trace" | "study" => launch(&build("flex")?, arguments),
         "ci" => launch(&workspace().join(".ci/run"), &[]),
         "golden" => golden(),
         "bench" => {

@@ -52,7 +52,7 @@ impl<B: Backend> Batch<B> {
             Positions::padded(&masks, &vec![0; rows.len()])
         };
         let shape = [rows.len(), longest];
-        let weighted = weights.iter().any(|&weight| weight != 1.0);
+        let weighted = weights.iter().any(|weight| weight.to_bits() != 1.0_f32.to_bits());
         Self {
             ids: Tensor::from_data(TensorData::new(ids, shape), device),
             positions,

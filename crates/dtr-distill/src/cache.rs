@@ -106,7 +106,7 @@ fn name<B: Backend>(batch: &Batch<B>) -> String {
     for row in 0..batch.positions.rows() {
         hash.update(batch.positions.row(row).iter().flat_map(|position| position.to_le_bytes()).collect::<Vec<u8>>());
     }
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize().iter().take(16).fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
 }
 
 /// Checksum, input and output of a layer.

@@ -132,7 +132,7 @@ impl<B: TrainBackend> Pupil<B> {
         let loss = self.loss(&seen, teacher, objective);
         let value = loss.clone().inner();
         let gradients = self.wanted(loss.div_scalar(parts as f64).backward(), objective);
-        let norm = norm(&self.mixer, &gradients).map_or_else(|| value.zeros_like(), |norm| norm);
+        let norm = norm(&self.mixer, &gradients).unwrap_or_else(|| value.zeros_like());
         // One wait for the device a step and student.
         let numbers = Tensor::cat(vec![value, norm], 0).into_data().convert::<f32>().iter::<f32>().collect::<Vec<f32>>();
         if self.standing.takes(numbers[0], numbers[1]) {

@@ -386,11 +386,12 @@ fn report<B: TrainBackend>(
         let mut losses = Vec::new();
         for pupil in pupils.iter_mut().filter(|pupil| pupil.operator == index) {
             let layer = pupil.layer;
-            for loss in std::mem::take(&mut pupil.refused) {
+            let refused = std::mem::take(&mut pupil.refused);
+            for &loss in &refused {
                 progress(Progress::Refused { operator, layer, tokens, loss });
-                if pupil.standing.refused >= REFUSALS {
-                    return Err(DistillError::Diverged { layer, operator: operator.name(), tokens, loss });
-                }
+            }
+            if let Some(&loss) = refused.last().filter(|_| pupil.standing.refused >= REFUSALS) {
+                return Err(DistillError::Diverged { layer, operator: operator.name(), tokens, loss });
             }
             let own = std::mem::take(&mut pupil.losses);
             if !own.is_empty() {

@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use burn_flex::Flex;
 use dtr_distill::initialise::{Decay, Initialise, Ridge, Start, Write};
-use dtr_distill::trainer::{Outcome, Rows};
+use dtr_distill::trainer::{Outcome, Progress, Rows};
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_models::checkpoint::{load, save_module};
 use dtr_models::{Mixer, MixerConfig};
@@ -124,9 +124,9 @@ fn a_student_learns_wherever_it_starts() {
         };
         let initialise = Initialise { projections, ridge: Ridge::Off, ..START };
         let rows = Rows { calibration: vec![batch(1000)], held_out: vec![batch(0)], training: &mut |_| Ok(batch(0)) };
-        let snapshots = Snapshots::new(directory.path().join("none"), "k".into(), Duration::from_secs(3600));
+        let snapshots = Snapshots::new(directory.path().join("none"), "k".into(), Duration::from_hours(1));
         let outcome =
-            train::<Autodiff<Flex>>((&parent, &config), (&settings, &initialise), rows, (&snapshots, None), &[device], &mut |_| ())
+            train::<Autodiff<Flex>>((&parent, &config), (&settings, &initialise), rows, (&snapshots, None), &[device, device], &mut |_| ())
                 .expect("trains");
         outcome.students
     };
@@ -139,4 +139,24 @@ fn a_student_learns_wherever_it_starts() {
             assert!(after < 0.97 * before, "layer {layer} from {start:?} by {optimiser:?}: {before} {after}");
         }
     }
+}
+
+#[test]
+fn a_student_that_diverges_says_so_and_is_not_kept() {
+    let device = Default::default();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
+    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let directory = tempfile::tempdir().expect("a directory");
+    let operators = vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }];
+    let settings = Settings { operators, learning_rate: 1e30, optimiser: Optimiser::AdamW, ..SETTINGS };
+    let rows = Rows { calibration: vec![batch(1000)], held_out: vec![batch(0)], training: &mut |n| Ok(batch(n)) };
+    let snapshots = Snapshots::new(directory.path().join("none"), "k".into(), Duration::ZERO);
+    let mut refused = 0;
+    let result = train::<Autodiff<Flex>>((&parent, &config), (&settings, &START), rows, (&snapshots, None), &[device], &mut |progress| {
+        refused += usize::from(matches!(progress, Progress::Refused { .. }));
+    });
+    let error = result.expect_err("no student").to_string();
+    assert!(error.contains("gated-delta") && error.contains("learning-rate"), "{error}");
+    assert!(refused >= 8, "{refused} steps were reported as left out");
+    assert_eq!(snapshots.clock().expect("nothing there").step, 0, "nothing of it is stored");
 }

@@ -66,7 +66,8 @@ fn padding_changes_no_loss() {
             });
             found
         };
-        let (together, first, second) = (losses(&[long.clone(), short.clone()]), losses(&[long.clone()]), losses(&[short.clone()]));
+        let (together, first, second) =
+            (losses(&[long.clone(), short.clone()]), losses(std::slice::from_ref(&long)), losses(std::slice::from_ref(&short)));
         for ((padded, first), second) in together.iter().zip(&first).zip(&second) {
             let mse = (first.0[0] * first.1 + second.0[0] * second.1) / (first.1 + second.1);
             let cosine = (first.0[1] * 24.0 + second.0[1] * 9.0) / 33.0;

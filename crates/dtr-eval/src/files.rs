@@ -43,7 +43,7 @@ pub enum Format {
 #[derive(Debug)]
 pub struct Files {
     /// Each with its bytes.
-    files: Vec<(PathBuf, u64)>,
+    sized: Vec<(PathBuf, u64)>,
     format: Format,
     tokenizer: Tokenizer,
     vocabulary: usize,
@@ -72,7 +72,7 @@ impl Files {
         if files.is_empty() {
             return Err(EvalError::NoText { paths: paths.to_vec() });
         }
-        Ok(Self { files, format, separator: tokenizer.encode(separator)?, tokenizer: tokenizer.clone(), vocabulary })
+        Ok(Self { sized: files, format, separator: tokenizer.encode(separator)?, tokenizer: tokenizer.clone(), vocabulary })
     }
 
     /// Checks that there are `tokens` tokens, reading no more than it takes to know.
@@ -81,23 +81,23 @@ impl Files {
     /// If there are fewer, or files cannot be read.
     pub fn require(&self, tokens: usize) -> Result<(), EvalError> {
         let mut found = 0;
-        for file in 0..self.files.len() {
+        for file in 0..self.sized.len() {
             let mut place = 0;
-            while found < tokens && place < self.files[file].1 {
+            while found < tokens && place < self.sized[file].1 {
                 let mut part = Vec::new();
                 place = self.read(file, place, tokens - found, &mut part)?;
                 found += part.len();
             }
         }
         if found < tokens {
-            return Err(EvalError::TooShort { paths: self.files.iter().map(|(path, _)| path.clone()).collect(), found, needed: tokens });
+            return Err(EvalError::TooShort { paths: self.sized.iter().map(|(path, _)| path.clone()).collect(), found, needed: tokens });
         }
         Ok(())
     }
 
     /// Adds tokens from byte `place` on until there are `count` more or the file ends; where it stopped.
     fn read(&self, file: usize, place: u64, count: usize, tokens: &mut Vec<u32>) -> Result<u64, EvalError> {
-        let (path, length) = &self.files[file];
+        let (path, length) = &self.sized[file];
         let io = |source| EvalError::Io { path: path.clone(), source };
         let wanted = tokens.len() + count;
         let mut reader = BufReader::new(File::open(path).map_err(io)?);
@@ -159,7 +159,7 @@ impl Files {
     }
 
     fn wrong_line(&self, file: usize, place: u64, reason: &str) -> EvalError {
-        let path = &self.files[file].0;
+        let path = &self.sized[file].0;
         let lines = File::open(path).map(|file| BufReader::new(file.take(place)).split(b'\n').count());
         wrong(path, format!("line {}: {reason}", lines.unwrap_or(0) + 1))
     }
@@ -168,11 +168,11 @@ impl Files {
 impl Documents for Files {
     /// Tokens from a random place on, running on into the files that follow.
     fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
-        let total: u64 = self.files.iter().map(|(_, length)| length).sum();
+        let total: u64 = self.sized.iter().map(|(_, length)| length).sum();
         let mut place = random.random_range(0..total);
         let mut file = 0;
-        while place >= self.files[file].1 {
-            place -= self.files[file].1;
+        while place >= self.sized[file].1 {
+            place -= self.sized[file].1;
             file += 1;
         }
         if let Format::Tokens { bytes } = self.format {
@@ -184,10 +184,10 @@ impl Documents for Files {
             if tokens.len() >= length {
                 break;
             }
-            if tokens.is_empty() && visits > self.files.len() {
-                return Err(EvalError::NoText { paths: self.files.iter().map(|(path, _)| path.clone()).collect() });
+            if tokens.is_empty() && visits > self.sized.len() {
+                return Err(EvalError::NoText { paths: self.sized.iter().map(|(path, _)| path.clone()).collect() });
             }
-            (file, place) = ((file + 1) % self.files.len(), 0);
+            (file, place) = ((file + 1) % self.sized.len(), 0);
             // Of lines, each has brought its own.
             if self.format == Format::Text && !tokens.is_empty() {
                 tokens.extend(&self.separator);
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn text_is_entered_at_lines_and_runs_on() {
-        let lines: String = (0..200).map(|line| format!("let grüße_{line} = {line};\n")).collect();
+        let lines = (0..200).map(|line| format!("let grüße_{line} = {line};")).collect::<Vec<_>>().join("\n");
         let (_directory, files) = files(&[lines.as_bytes(), b"fn main() {}\n"], Format::Text).expect("files");
         let tokenizer = tokenizer();
         for seed in 0..40 {

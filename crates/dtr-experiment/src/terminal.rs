@@ -1,5 +1,6 @@
 //! What a person sees in the terminal: progress while it runs, tables when it is done. All of it from events and report.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -245,9 +246,9 @@ pub fn distilled(found: &[Distilled]) -> String {
         table.add_row(row);
         for (task, (parent, all)) in &found.scores {
             let (operator, parent, all) = (&found.operator, 100.0 * parent, 100.0 * all);
-            text += &format!("\n{task}: {all:.1} % with {operator} in every layer, the parent {parent:.1} % (validation)");
+            let _ = write!(text, "\n{task}: {all:.1} % with {operator} in every layer, the parent {parent:.1} % (validation)");
         }
-        text += &format!("\nstudents: {}", found.directory.display());
+        let _ = write!(text, "\nstudents: {}", found.directory.display());
     }
     format!("Held-out normalised mean squared error by layer\n{table}{text}")
 }

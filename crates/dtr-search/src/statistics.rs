@@ -62,6 +62,9 @@ pub fn is_negative(values: impl Iterator<Item = f64> + Clone, all: usize, error:
 }
 
 /// Mean, and half of its 95 % interval by Student's t; that half is NaN for fewer than two values.
+///
+/// # Panics
+/// Never.
 pub fn mean_and_margin(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;

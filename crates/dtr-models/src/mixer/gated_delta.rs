@@ -120,9 +120,8 @@ impl<B: MixerBackend> GatedDelta<B> {
         let [batch, time, _] = mixed.dims();
         let mixed = mixed.reshape([batch, time, 3 * heads, self.head_dim]).swap_dims(1, 2);
         let part = |i: usize| mixed.clone().narrow(1, i * heads, heads);
-        let turned = |x: Tensor<B, 4>| match self.rotary {
-            true => rotate_half(x, context.rotary.cos.clone(), context.rotary.sin.clone()),
-            false => x,
+        let turned = |x: Tensor<B, 4>| {
+            if self.rotary { rotate_half(x, context.rotary.cos.clone(), context.rotary.sin.clone()) } else { x }
         };
         let inputs = recurrence::Inputs {
             q: turned(norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS)),
