@@ -33,7 +33,9 @@ pub(crate) struct Standing {
     losses: usize,
     usual: f32,
     /// Refusals in a row.
-    pub refused: usize,
+    refused: usize,
+    /// Those of them that were no numbers.
+    pub lost: usize,
     /// Factor of the learning rate.
     caution: f64,
     best: f32,
@@ -47,7 +49,7 @@ pub(crate) struct Standing {
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { losses: 0, usual: 0.0, refused: 0, caution: 1.0, best: f32::MAX, latest: 0.0, stale: 0, done: false }
+        Self { losses: 0, usual: 0.0, refused: 0, lost: 0, caution: 1.0, best: f32::MAX, latest: 0.0, stale: 0, done: false }
     }
 }
 
@@ -58,12 +60,13 @@ impl Standing {
         let spike = self.losses >= KNOWN && loss > SPIKE * self.usual && self.refused < REFUSALS;
         if !finite || spike {
             self.refused += 1;
+            self.lost = if finite { 0 } else { self.lost + 1 };
             self.caution *= 0.5;
             return false;
         }
         self.usual = if self.losses == 0 || self.refused >= REFUSALS { loss } else { self.usual + NEWEST * (loss - self.usual) };
         self.losses += 1;
-        self.refused = 0;
+        (self.refused, self.lost) = (0, 0);
         true
     }
 

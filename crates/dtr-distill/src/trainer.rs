@@ -390,7 +390,7 @@ fn report<B: TrainBackend>(
             for &loss in &refused {
                 progress(Progress::Refused { operator, layer, tokens, loss });
             }
-            if let Some(&loss) = refused.last().filter(|_| pupil.standing.refused >= REFUSALS) {
+            if let Some(&loss) = refused.last().filter(|_| pupil.standing.lost >= REFUSALS) {
                 return Err(DistillError::Diverged { layer, operator: operator.name(), tokens, loss });
             }
             let own = std::mem::take(&mut pupil.losses);
