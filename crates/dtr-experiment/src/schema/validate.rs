@@ -346,7 +346,7 @@ impl Checker<'_> {
     }
 
     fn rate(&self, key: &[&str], rate: f64) -> Result<(), Error> {
-        self.require(rate > 0.0 && rate.is_finite(), key, "above 0 and finite", &rate, "2e-3 is a good beginning")
+        self.require(rate > 0.0 && rate.is_finite(), key, "above 0 and finite", &rate, "5e-3 is a good beginning")
     }
 
     pub(super) fn efficiency(&self, efficiency: &Efficiency) -> Result<(), Error> {
