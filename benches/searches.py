@@ -18,6 +18,7 @@ ROWS = {
     "Algorithm 1": (f"[{GATED}]", PAPER),
     "floating by loss, bound": (f"[{GATED}]", OURS),
     "floating by loss, bound, both operators": (f"[{GATED}, {WINDOW}]", OURS),
+    "floating by loss, point, both operators": (f"[{GATED}, {WINDOW}]", OURS | {"search.acceptance": '"point"'}),
     "Algorithm 1, window alone (control)": (f"[{WINDOW}]", PAPER),
 }
 
@@ -39,9 +40,10 @@ def main():
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/searches")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--tasks", nargs="+", default=["phonebook", "snippet-origin", "rust-text"])
+    parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the experiment, for all rows")
     arguments = parser.parse_args()
-    found = {name: [search(arguments, *row, seed) for seed in arguments.seeds] for name, row in ROWS.items()}
+    found = {name: [search(arguments, *row, seed) for seed in arguments.seeds] for name, row in ROWS.items() if arguments.only in name}
     print("| task | search | layers replaced | of parent on test | floors broken | layouts (m_opt, by seed) | evaluations | of plain | seconds |")
     print("|---" * 9 + "|")
     for task in arguments.tasks:

@@ -26,23 +26,15 @@ enum Command {
     Run {
         #[command(flatten)]
         experiment: ExperimentArgs,
-        /// Directory that holds run directories.
-        #[arg(long, default_value = "runs")]
-        runs: PathBuf,
-        /// No progress on the terminal.
-        #[arg(long)]
-        quiet: bool,
+        #[command(flatten)]
+        place: PlaceArgs,
     },
     /// Train the students of an experiment, and nothing else; runs below the same directory find them.
     Distill {
         #[command(flatten)]
         experiment: ExperimentArgs,
-        /// Directory that holds run directories, and students for all of them.
-        #[arg(long, default_value = "runs")]
-        runs: PathBuf,
-        /// No progress on the terminal.
-        #[arg(long)]
-        quiet: bool,
+        #[command(flatten)]
+        place: PlaceArgs,
         /// JSON in place of a table.
         #[arg(long)]
         json: bool,
@@ -123,6 +115,16 @@ struct ExperimentArgs {
 }
 
 #[derive(Args)]
+struct PlaceArgs {
+    /// Directory that holds run directories, and students for all of them.
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
+    /// No progress on the terminal.
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Args)]
 struct ModelArgs {
     /// Directory of a model, a parent or a hybrid.
     #[arg(long)]
@@ -147,9 +149,9 @@ impl ExperimentArgs {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { experiment, runs, quiet } => commands::run(&experiment.file, &experiment.overrides(), runs, quiet),
-        Command::Distill { experiment, runs, quiet, json } => {
-            commands::distill(&experiment.file, &experiment.overrides(), runs, quiet, json)
+        Command::Run { experiment, place } => commands::run(&experiment.file, &experiment.overrides(), place.runs, place.quiet),
+        Command::Distill { experiment, place, json } => {
+            commands::distill(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json)
         }
         Command::Check { experiment } => commands::check(&experiment.file, &experiment.overrides()),
         Command::Report { directory } => commands::report(&directory),
