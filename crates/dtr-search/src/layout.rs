@@ -1,6 +1,7 @@
 //! Which operator stands in each layer.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -65,9 +66,17 @@ impl From<Operator> for String {
 }
 
 /// One operator a layer, printed as letters: `SSGGSGGG`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Layout(Vec<Operator>);
+
+impl Hash for Layout {
+    /// One number of all letters (FNV-1a): the default hasher is slow with many small ones, and searches look layouts up all the time.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mix = |hash: u64, operator: &Operator| (hash ^ operator.0 as u64).wrapping_mul(0x0000_0100_0000_01B3);
+        state.write_u64(self.0.iter().fold(0xCBF2_9CE4_8422_2325, mix));
+    }
+}
 
 impl Layout {
     /// The parent: nothing replaced.

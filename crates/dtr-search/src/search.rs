@@ -12,6 +12,9 @@ use crate::trace::{Confirmation, Decision, Step, Trace, Verdict};
 /// Examples between two looks at a race.
 const FIRST_LEG: usize = 32;
 
+/// Looks at a candidate in an exact race, about.
+const MOST_LEGS: usize = 64;
+
 /// Examples of all layouts together that are remembered from one round to the next.
 const REMEMBERED: usize = 1 << 22;
 
@@ -184,6 +187,8 @@ impl<O: Objective> Search<'_, O> {
     /// Candidates that may be among the `count` best: the others were left as soon as the bounds of the score said so.
     fn bounded(&mut self, candidates: &[Layout], count: usize) -> Result<Vec<Layout>, SearchError<O::Error>> {
         let all = self.select.end;
+        // Looks cost time of their own: of many examples, more between two.
+        let step = FIRST_LEG * (all / MOST_LEGS).div_ceil(FIRST_LEG).max(1);
         // Good ones first: what they reach is what the others must be able to reach. A first leg tells.
         let mut order = Vec::new();
         for (index, layout) in candidates.iter().enumerate() {
@@ -202,7 +207,7 @@ impl<O: Objective> Search<'_, O> {
                 if beaten >= count || leg == all {
                     break;
                 }
-                let next = (leg + FIRST_LEG).min(all);
+                let next = (leg + step).min(all);
                 self.extend(layout, next)?;
                 sum += total(&self.seen[layout][leg..next]);
                 leg = next;
