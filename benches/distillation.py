@@ -28,7 +28,7 @@ ROWS = {
     "gated-delta, the same by muon at 5e-3": (GATED, dict(COPY, decay="distance", ridge="both"), FAST | {"optimiser": '"muon"'}),
     "gated-delta, the same at 5e-3": (GATED, dict(COPY, decay="distance", ridge="both"), FAST),
     "gated-delta, the same, answers weigh 4": (GATED, dict(COPY, decay="distance", ridge="both"), {"answer-weight": 4.0}),
-    "gated-delta, the same, cosine": (GATED, dict(COPY, decay="distance", ridge="both"), {"loss": '"cosine"'}),
+    "gated-delta, the same, cosine, at 5e-3": (GATED, dict(COPY, decay="distance", ridge="both"), FAST | {"loss": '"cosine"'}),
     "gated-delta turned by position, at 5e-3": (GATED.replace("4 }", "4, rotary = true }"), dict(COPY, decay="distance", ridge="both"), FAST),
     "gated-delta, copied, at 5e-3": (GATED, COPY, FAST),
     "hedgehog, copied, at 5e-3": (HEDGEHOG, COPY, FAST),
