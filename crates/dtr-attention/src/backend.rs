@@ -7,7 +7,7 @@ use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::position::{Positions, Span};
 use crate::recurrence::{self, RecurrenceInputs};
-use crate::{convolution, gate, linear, loss, norm, rotary, softmax};
+use crate::{adamw, convolution, gate, linear, loss, norm, rotary, softmax};
 
 /// A backend with the operations of token mixing.
 ///
@@ -60,6 +60,16 @@ pub trait MixerBackend: Backend {
     /// `q [B, H, Tq, D]`, `k [B, G, Tk, D]`, `v [B, G, Tk, V]` -> `[B, H, Tq, V]`.
     fn causal_attention(inputs: [FloatTensor<Self>; 3], positions: &Positions, span: Span, scale: f64) -> FloatTensor<Self> {
         softmax::chunk_composed::<Self>(inputs, positions, span, scale)
+    }
+
+    /// One step of an optimiser, equal shapes; see [`adamw::step`]. Returns weights, first and second moment.
+    fn adamw(
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        moments: [FloatTensor<Self>; 2],
+        step: adamw::Step,
+    ) -> [FloatTensor<Self>; 3] {
+        adamw::composed::<Self>(weight, grad, moments, step)
     }
 }
 

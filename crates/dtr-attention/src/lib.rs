@@ -26,6 +26,7 @@ pub mod backend;
 pub mod packed;
 pub mod position;
 
+pub mod adamw;
 pub mod convolution;
 pub mod feature_map;
 pub mod gate;

@@ -2,6 +2,7 @@
 //! stands for itself and can be left out.
 
 use burn::module::{Module, ModuleMapper, Param};
+use burn::nn::Linear;
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
 use dtr_models::mixer::projections::Projections;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::error::DistillError;
-use crate::observe::{Attention, attention, observe};
+use crate::observe::{Attention, Seen, attention, observe};
 use crate::ridge::Moments;
 
 /// `silu(NEUTRAL) = 1`: an output gate at this value lets everything pass as it is.
@@ -38,6 +39,10 @@ pub struct Initialise {
     pub decay: Decay,
     /// Write strength: from the entropy of the parent's attention, or a half.
     pub write: Write,
+    /// Output gate: as large as the parent's heads are at each token, or 1.
+    pub gate: Gate,
+    /// Factor of queries and keys in front of their `silu`. Their length is taken out behind it; the smaller they are, the less they are bent.
+    pub shrink: f64,
     /// Every head scaled to the parent's, `<parent, student> / <student, student>`.
     pub scale: bool,
     /// When the output projection is fitted by ridge regression.
@@ -76,6 +81,17 @@ pub enum Write {
     Constant,
 }
 
+/// Where output gates start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gate {
+    /// `silu(W_z x)` is, by ridge regression, the root mean square of the parent's head at that token: the norm in front of the gate takes
+    /// the size out, and with it what a head says by saying little.
+    Magnitude,
+    /// 1 everywhere.
+    Neutral,
+}
+
 /// When the output projection is fitted in closed form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,15 +104,18 @@ pub enum Ridge {
     After,
     /// Before and after.
     Both,
+    /// Before, every few steps of training on the rows of these steps, and after: the other weights learn behind a projection that is always
+    /// the best for them (variable projection, Golub and Pereyra 1973).
+    Throughout,
 }
 
 impl Ridge {
     fn before(self) -> bool {
-        matches!(self, Self::Before | Self::Both)
+        matches!(self, Self::Before | Self::Both | Self::Throughout)
     }
 
     pub(crate) fn after(self) -> bool {
-        matches!(self, Self::After | Self::Both)
+        matches!(self, Self::After | Self::Both | Self::Throughout)
     }
 }
 
@@ -105,6 +124,8 @@ impl Ridge {
 pub struct Calibration<B: Backend> {
     /// How its heads look around.
     pub attention: Attention,
+    /// `[hidden, H]`: `silu(x gate)` is about the root mean square of each of its heads.
+    pub gate: Tensor<B, 2>,
     /// `[hidden, 1]` with `x constant ≈ 1` for the layer's inputs `x`: stands in for biases that the student's form lacks.
     pub constant: Tensor<B, 2>,
 }
@@ -120,19 +141,47 @@ pub fn calibrate<B: MixerBackend>(
 ) -> Result<Vec<Calibration<B>>, DistillError> {
     let hidden = parent.embed(Tensor::zeros([1, 1], device)).dims()[2];
     let mut attentions: Vec<Attention> = Vec::new();
-    let mut moments = vec![Moments::new(hidden, 1); parent.layers.len()];
+    let mut constants = vec![Moments::new(hidden, 1); parent.layers.len()];
+    let mut gates: Vec<_> = (0..parent.layers.len()).map(|layer| Moments::new(hidden, heads(parent, layer))).collect();
     for (n, batch) in batches.iter().enumerate() {
         observe(parent, parent, batch, |layer, seen| {
             let [batch, time, _] = seen.input.dims();
-            moments[layer].add(seen.input.clone(), Tensor::ones([batch, time, 1], device), seen.weights);
+            constants[layer].add(seen.input.clone(), Tensor::ones([batch, time, 1], device), seen.weights.clone());
+            let features = parent.layers[layer].mixer.mix_features(seen.input.clone(), &seen.context).0;
+            let (heads, width) = (heads(parent, layer), features.dims()[2]);
+            let sizes = features.reshape([batch, time, heads, width / heads]).square().mean_dim(3).sqrt().into_data().convert::<f32>();
+            let open: Vec<f32> = sizes.iter::<f32>().map(silu_inverse).collect();
+            let open = Tensor::from_data(TensorData::new(open, [batch, time, heads]), device);
+            gates[layer].add(seen.input.clone(), open, seen.weights);
             // The weights are T x T: one batch is enough for a mean.
             if n == 0 {
                 attentions.push(attention(&parent.layers[layer].mixer, seen.input, &seen.context));
             }
         });
     }
-    let constants = moments.iter().enumerate().map(|(layer, moments)| moments.solve(device).ok_or(DistillError::Singular { layer }));
-    attentions.into_iter().zip(constants).map(|(attention, constant)| Ok(Calibration { attention, constant: constant? })).collect()
+    let found = attentions.into_iter().zip(constants.iter().zip(&gates)).enumerate();
+    let found = found.map(|(layer, (attention, (constant, gate)))| {
+        let solved = |moments: &Moments| moments.solve(device).ok_or(DistillError::Singular { layer });
+        Ok(Calibration { attention, constant: solved(constant)?, gate: solved(gate)? })
+    });
+    found.collect()
+}
+
+/// Heads of one of the parent's layers.
+fn heads<B: Backend>(parent: &Decoder<B>, layer: usize) -> usize {
+    match &parent.layers[layer].mixer {
+        Mixer::Softmax(attention) => attention.projections.heads(),
+        _ => panic!("students learn from the parent's own attention"),
+    }
+}
+
+/// `z >= 0` with `silu(z) = y`, for `y >= 0`.
+fn silu_inverse(y: f32) -> f32 {
+    // Newton's method: it begins a little above the root, and `silu` rises from 0 on.
+    (0..20).fold(y + 1.0, |z, _| {
+        let open = (1.0 + (-z).exp()).recip();
+        z - (z * open - y) / (open * (1.0 + z * (1.0 - open)))
+    })
 }
 
 /// A student of every layer, from the parent's projections and what calibration found.
@@ -163,6 +212,16 @@ pub fn students<B: MixerBackend>(
                 let logits = Tensor::<B, 1>::from_floats(logits.as_slice(), &device).unsqueeze_dim(0);
                 mixer.in_proj_b.weight = Param::from_tensor(found.constant.clone().matmul(logits));
             }
+            if initialise.gate == Gate::Magnitude {
+                let [hidden, heads] = found.gate.dims();
+                let width = mixer.in_proj_z.weight.dims()[1];
+                let gate = found.gate.clone().unsqueeze_dim::<3>(2).expand([hidden, heads, width / heads]);
+                mixer.in_proj_z.weight = Param::from_tensor(gate.reshape([hidden, width]));
+            }
+            let weight = mixer.in_proj_qkv.weight.val();
+            let values = weight.dims()[1] / 3;
+            let (queries_keys, values) = (weight.clone().narrow(1, 0, 2 * values), weight.narrow(1, 2 * values, values));
+            mixer.in_proj_qkv.weight = Param::from_tensor(Tensor::cat(vec![queries_keys.mul_scalar(initialise.shrink), values], 1));
         }
         if initialise.projections == Start::Random { student.map(&mut Random(ChaCha8Rng::seed_from_u64(layer as u64))) } else { student }
     };
@@ -184,7 +243,7 @@ pub fn fit<B: MixerBackend>(
     if initialise.scale {
         scale_heads(model, teacher, students, batches, device);
     }
-    if initialise.ridge.before() { fit_outputs(model, teacher, students, batches, device) } else { Ok(()) }
+    if initialise.ridge.before() { fit_outputs(model, teacher, students, batches) } else { Ok(()) }
 }
 
 /// The parent's projections in the student's form, gates neutral.
@@ -265,11 +324,7 @@ fn scale_heads<B: MixerBackend>(
     batches: &[Batch<B>],
     device: &B::Device,
 ) {
-    let heads_of = |layer: usize| match &teacher.layers[layer].mixer {
-        Mixer::Softmax(attention) => attention.projections.heads(),
-        _ => panic!("students learn from the parent's own attention"),
-    };
-    let mut sums: Vec<Vec<[f64; 2]>> = students.iter().map(|(layer, _)| vec![[0.0; 2]; heads_of(*layer)]).collect();
+    let mut sums: Vec<Vec<[f64; 2]>> = students.iter().map(|(layer, _)| vec![[0.0; 2]; heads(teacher, *layer)]).collect();
     for batch in batches {
         observe(model, teacher, batch, |layer, seen| {
             for ((_, student), sums) in students.iter().zip(&mut sums).filter(|((at, _), _)| *at == layer) {
@@ -281,7 +336,7 @@ fn scale_heads<B: MixerBackend>(
                 let by_head = |product: Tensor<B, 3>| {
                     let [batch, time, width] = product.dims();
                     let weighted = seen.weights.clone().map_or(product.clone(), |weights| product * weights.unsqueeze_dim(2));
-                    let sums = weighted.reshape([batch * time, heads_of(layer), width / heads_of(layer)]).sum_dim(0).sum_dim(2);
+                    let sums = weighted.reshape([batch * time, heads(teacher, layer), width / heads(teacher, layer)]).sum_dim(0).sum_dim(2);
                     sums.into_data().convert::<f64>().iter::<f64>().collect::<Vec<f64>>()
                 };
                 let (met, power) = (by_head(own.clone() * parent), by_head(own.square()));
@@ -317,24 +372,44 @@ pub fn fit_outputs<B: MixerBackend>(
     teacher: &Decoder<B>,
     students: &mut [(usize, &mut Mixer<B>)],
     batches: &[Batch<B>],
-    device: &B::Device,
 ) -> Result<(), DistillError> {
     let mut moments: Vec<Option<Moments>> = vec![None; students.len()];
     for batch in batches {
         observe(model, teacher, batch, |layer, seen| {
             for ((_, student), moments) in students.iter().zip(&mut moments).filter(|((at, _), _)| *at == layer) {
-                let (features, output) = student.mix_features(seen.input.clone(), &seen.context);
-                let residual = seen.output.clone() - output;
-                let (input, target) = (features.dims()[2], residual.dims()[2]);
-                moments.get_or_insert_with(|| Moments::new(input, target)).add(features, residual, seen.weights.clone());
+                let features = student.mix_features(seen.input.clone(), &seen.context).0;
+                let own = student.output();
+                let [input, output] = own.weight.dims();
+                moments.get_or_insert_with(|| Moments::new(input, output)).add(features, unbiased(own, &seen), seen.weights.clone());
             }
         });
     }
     for (moments, (layer, student)) in moments.iter().zip(students) {
         let Some(moments) = moments else { continue };
-        let change = moments.solve::<B>(device).ok_or(DistillError::Singular { layer: *layer })?;
         let output = student.output_mut();
-        output.weight = Param::from_tensor(output.weight.val() + change);
+        let weight = moments.refined(output.weight.val()).ok_or(DistillError::Singular { layer: *layer })?;
+        output.weight = Param::from_tensor(weight);
     }
     Ok(())
+}
+
+/// What the weights of an output projection are to give: what the parent's sublayer says, less the projection's bias.
+pub(crate) fn unbiased<B: Backend>(output: &Linear<B>, seen: &Seen<B>) -> Tensor<B, 3> {
+    match &output.bias {
+        Some(bias) => seen.output.clone() - bias.val().unsqueeze(),
+        None => seen.output.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::silu_inverse;
+
+    #[test]
+    fn silu_is_inverted() {
+        for y in [0.0, 1e-3, 0.1, 0.5, 1.0, 3.0, 10.0, 100.0_f32] {
+            let z = silu_inverse(y);
+            assert!((z / (1.0 + (-z).exp()) - y).abs() <= 1e-5 * y.max(1.0), "{z} for {y}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub mod schedule;
 pub mod initialise;
 pub mod ridge;
 
+mod adamw;
 mod pupil;
 pub mod recover;
 pub mod snapshot;

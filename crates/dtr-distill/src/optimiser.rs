@@ -3,11 +3,14 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
 use burn::optim::decay::WeightDecayConfig;
-use burn::optim::{AdamW, AdamWConfig, AdjustLrFn, GradientsParams, Muon, MuonConfig, Optimizer};
+use burn::optim::{AdjustLrFn, GradientsParams, Muon, MuonConfig, Optimizer};
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
+use dtr_attention::TrainBackend;
 use dtr_models::Mixer;
 use serde::{Deserialize, Serialize};
+
+use crate::adamw::AdamW;
 
 /// What moves the matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -24,7 +27,7 @@ type Adaptor<O, B> = OptimizerAdaptor<O, Mixer<B>, B>;
 
 /// Both groups.
 #[derive(Clone)]
-pub(crate) struct Optimisers<B: AutodiffBackend> {
+pub(crate) struct Optimisers<B: TrainBackend> {
     kind: Optimiser,
     adam: Adaptor<AdamW, B>,
     muon: Adaptor<Muon<B::InnerBackend>, B>,
@@ -36,15 +39,14 @@ type RecordOf<O, B> = <Adaptor<O, B> as Optimizer<Mixer<B>, B>>::Record;
 /// What they remember: of the matrices by either, and of the others.
 pub(crate) type OptimisersRecord<B> = (RecordOf<AdamW, B>, (RecordOf<Muon<<B as AutodiffBackend>::InnerBackend>, B>, RecordOf<AdamW, B>));
 
-impl<B: AutodiffBackend> Optimisers<B> {
+impl<B: TrainBackend> Optimisers<B> {
     pub fn new(kind: Optimiser, weight_decay: f32) -> Self {
-        let adam = || AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8);
         let muon = MuonConfig::new().with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
         Self {
             kind,
-            adam: adam().with_weight_decay(weight_decay).init(),
+            adam: AdamW { decay: f64::from(weight_decay) }.into(),
             muon: muon.with_weight_decay(Some(WeightDecayConfig::new(weight_decay))).init(),
-            others: adam().with_weight_decay(0.0).init(),
+            others: AdamW { decay: 0.0 }.into(),
         }
     }
 

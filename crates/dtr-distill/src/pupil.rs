@@ -7,9 +7,11 @@ use dtr_attention::TrainBackend;
 use dtr_models::{Context, Mixer, MixerConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::initialise::unbiased;
 use crate::loss::{Loss, attention_weights, cosine, normalised_mse};
 use crate::observe::Seen;
 use crate::optimiser::Optimisers;
+use crate::ridge::Moments;
 use crate::thaw::thaw;
 
 /// A loss this many times the usual one is no step to learn from.
@@ -23,6 +25,9 @@ const NEWEST: f32 = 0.05;
 
 /// Refusals in a row after which a loss is usual, however large; and after which one that is no number ends the training.
 pub(crate) const REFUSALS: usize = 8;
+
+/// Growth, at each step taken, of a learning rate that was halved, until it is whole again.
+const COURAGE: f64 = 1.05;
 
 /// Share by which a loss must fall to count as progress.
 const PROGRESS: f32 = 0.005;
@@ -54,7 +59,7 @@ impl Default for Standing {
 }
 
 impl Standing {
-    /// Whether to learn from a step with this loss and these gradients; if not, later steps are half as long.
+    /// Whether to learn from a step with this loss and these gradients; if not, the next steps are half as long.
     fn takes(&mut self, loss: f32, gradient: f32) -> bool {
         let finite = loss.is_finite() && gradient.is_finite();
         let spike = self.losses >= KNOWN && loss > SPIKE * self.usual && self.refused < REFUSALS;
@@ -67,6 +72,7 @@ impl Standing {
         self.usual = if self.losses == 0 || self.refused >= REFUSALS { loss } else { self.usual + NEWEST * (loss - self.usual) };
         self.losses += 1;
         (self.refused, self.lost) = (0, 0);
+        self.caution = (self.caution * COURAGE).min(1.0);
         true
     }
 
@@ -92,6 +98,8 @@ pub(crate) struct Pupil<B: TrainBackend> {
     pub standing: Standing,
     device: B::Device,
     gradients: GradientsAccumulator<Mixer<B>>,
+    /// What enters the output projection and what is to come out of it, since the last time it was fitted; `None` where it never is.
+    moments: Option<Moments>,
     /// Losses since the last report.
     pub losses: Vec<f32>,
     /// Losses refused since the last report.
@@ -109,8 +117,27 @@ impl<B: TrainBackend> Pupil<B> {
             standing: Standing::default(),
             device: device.clone(),
             gradients: GradientsAccumulator::new(),
+            moments: None,
             losses: Vec::new(),
             refused: Vec::new(),
+        }
+    }
+
+    /// From now on keeps what [`Self::fit_output`] needs.
+    #[must_use]
+    pub fn with_fits(mut self) -> Self {
+        let [input, output] = self.mixer.output().weight.dims();
+        self.moments = Some(Moments::new(input, output));
+        self
+    }
+
+    /// Fits the output projection, in closed form, to what was learnt from since the last time, and keeps it where that gives no numbers.
+    pub fn fit_output(&mut self) {
+        let Some(moments) = &mut self.moments else { return };
+        let output = self.mixer.output_mut();
+        let [input, width] = output.weight.dims();
+        if let Some(weight) = std::mem::replace(moments, Moments::new(input, width)).refined(output.weight.val().inner()) {
+            output.weight = output.weight.clone().map(|_| Tensor::from_inner(weight).require_grad());
         }
     }
 
@@ -152,7 +179,7 @@ impl<B: TrainBackend> Pupil<B> {
         }
     }
 
-    fn loss(&self, seen: &Seen<B::InnerBackend>, teacher: &Mixer<B::InnerBackend>, objective: Loss) -> Tensor<B, 1> {
+    fn loss(&mut self, seen: &Seen<B::InnerBackend>, teacher: &Mixer<B::InnerBackend>, objective: Loss) -> Tensor<B, 1> {
         let context = tracked::<B>(&seen.context);
         let weights = seen.weights.clone().map(Tensor::from_inner);
         let input = Tensor::from_inner(seen.input.clone());
@@ -163,7 +190,11 @@ impl<B: TrainBackend> Pupil<B> {
             let parent = parent.weights(seen.input.clone(), &seen.context);
             return attention_weights(own.weights(input, &context), Tensor::from_inner(parent), weights);
         }
-        let (output, target) = (self.mixer.mix(input, &context), Tensor::from_inner(seen.output.clone()));
+        let (features, output) = self.mixer.mix_features(input, &context);
+        if let Some(moments) = &mut self.moments {
+            moments.add(features.inner(), unbiased(&self.mixer.output().valid(), seen), seen.weights.clone());
+        }
+        let target = Tensor::from_inner(seen.output.clone());
         if objective == Loss::Cosine { cosine(output, target, weights) } else { normalised_mse(output, target, weights) }
     }
 
@@ -234,6 +265,9 @@ mod tests {
         assert!(!standing.takes(5.0, 1.0) && !standing.takes(f32::NAN, 1.0) && !standing.takes(1.0, f32::INFINITY));
         assert!((standing.caution - 0.125).abs() < 1e-12);
         assert!(standing.takes(1.1, 1.0), "the next one is usual again");
+        assert!(standing.caution < 0.2);
+        assert!((0..60).all(|_| standing.takes(1.0, 1.0)));
+        assert!((standing.caution - 1.0).abs() < 1e-12, "after enough good steps they are as long as ever");
         // A level that stays is a new level.
         assert_eq!((0..20).filter(|_| standing.takes(50.0, 1.0)).count(), 20 - REFUSALS);
     }

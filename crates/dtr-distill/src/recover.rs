@@ -3,13 +3,15 @@
 //! `L = KL(p || q) + w CE(q, next token)`, means over tokens; `p` is the parent, `q` the hybrid.
 
 use burn::module::{AutodiffModule, ModuleMapper, Param};
-use burn::optim::{AdamWConfig, GradientsParams, Optimizer};
+use burn::optim::adaptor::OptimizerAdaptor;
+use burn::optim::{GradientsParams, Optimizer};
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::TrainBackend;
 use dtr_models::{Decoder, Mixer};
 
+use crate::adamw::AdamW;
 use crate::batch::Row;
 use crate::error::DistillError;
 use crate::schedule::warmup_cosine;
@@ -58,13 +60,14 @@ pub fn recover<B: TrainBackend>(
     device: &B::Device,
     progress: &mut dyn FnMut(usize, f32),
 ) -> Result<Decoder<B::InnerBackend>, DistillError> {
-    let optimiser = AdamWConfig::new().with_beta_2(0.99).with_epsilon(1e-8).with_weight_decay(0.0);
+    let optimiser = AdamW { decay: 0.0 };
     let mut model = frozen(Decoder::<B>::from_inner(hybrid.clone()), settings.trained);
     let mut updates = match settings.trained {
         Trained::LowRank(rank) => Updates::new(&model, rank, device),
         Trained::Mixers | Trained::All { .. } => Updates { pairs: Vec::new() },
     };
-    let (mut of_model, mut of_updates) = (optimiser.init::<B, Decoder<B>>(), optimiser.init::<B, Updates<B>>());
+    let mut of_model: OptimizerAdaptor<_, Decoder<B>, B> = optimiser.into();
+    let mut of_updates: OptimizerAdaptor<_, Updates<B>, B> = optimiser.into();
     let mut tokens = 0;
     for step in 0..settings.steps {
         let rows = training(step).map_err(DistillError::Rows)?;

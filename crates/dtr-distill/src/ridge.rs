@@ -34,10 +34,18 @@ impl Moments {
     /// `W [input, output]` that minimises `|X W - Y|^2 + penalty |W|^2`; `None` if the moments are not finite.
     pub fn solve<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 2>> {
         let (input, output) = self.xy.shape();
+        self.refined(Tensor::zeros([input, output], device))
+    }
+
+    /// `W [input, output]` that minimises `|X W - Y|^2 + penalty |W - weight|^2`; `None` if the moments or the weight are not finite.
+    pub fn refined<B: Backend>(&self, weight: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        let (input, output) = self.xy.shape();
         let penalty = PENALTY * self.xx.trace() / input as f64 + f64::MIN_POSITIVE;
-        let solution = (&self.xx + DMatrix::identity(input, input) * penalty).cholesky()?.solve(&self.xy);
-        let values: Vec<f32> = solution.transpose().iter().map(|&value| value as f32).collect();
-        values.iter().all(|value| value.is_finite()).then(|| Tensor::from_data(TensorData::new(values, [input, output]), device))
+        let residual = &self.xy - &self.xx * matrix(weight.clone());
+        let change = (&self.xx + DMatrix::identity(input, input) * penalty).cholesky()?.solve(&residual);
+        let values: Vec<f32> = change.transpose().iter().map(|&value| value as f32).collect();
+        let finite = values.iter().all(|value| value.is_finite());
+        finite.then(|| weight.clone() + Tensor::from_data(TensorData::new(values, [input, output]), &weight.device()))
     }
 }
 

@@ -15,7 +15,7 @@ use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig};
 use crate::batch::{Batch, Row};
 use crate::cache::StateCache;
 use crate::error::DistillError;
-use crate::initialise::{self, Initialise};
+use crate::initialise::{self, Initialise, Ridge};
 use crate::loss::{Loss, normalised_mse};
 use crate::observe::{Seen, observe};
 use crate::optimiser::{Optimiser, Optimisers};
@@ -177,6 +177,9 @@ pub fn train<B: TrainBackend>(
         }
         pupils.extend(students.into_iter().enumerate().map(|(layer, mixer)| pupil(layer, index, mixer, settings, devices)));
     }
+    if initialise.ridge == Ridge::Throughout {
+        pupils = pupils.into_iter().map(Pupil::with_fits).collect();
+    }
     let after = initialise.ridge.after().then_some(calibration);
     learn::<B>(pupils, &source, settings, rows, Some(snapshots), after, devices, progress)
 }
@@ -196,7 +199,7 @@ pub fn refit<B: TrainBackend>(
 ) -> Result<Outcome<B::InnerBackend>, DistillError> {
     let calibration = batches::<B::InnerBackend>(&rows.calibration, device);
     let mut places: Vec<_> = students.iter_mut().map(|(layer, _, mixer)| (*layer, mixer)).collect();
-    initialise::fit_outputs(hybrid, parent, &mut places, &calibration, device)?;
+    initialise::fit_outputs(hybrid, parent, &mut places, &calibration)?;
     let devices = std::slice::from_ref(device);
     let pupils = students.into_iter().map(|(layer, operator, mixer)| pupil(layer, operator, mixer, settings, devices)).collect();
     let source = Source { model: hybrid, teacher: parent, cache: None };
@@ -271,6 +274,7 @@ fn learn<B: TrainBackend>(
     while clock.step < settings.steps && !pupils.iter().all(|pupil| pupil.standing.done) {
         let end = (clock.step + REPORT - clock.step % REPORT).min(settings.steps);
         steps(&mut pupils, source, settings, (&mut clock, end), rows.training, &devices[0], progress)?;
+        pupils.iter_mut().for_each(Pupil::fit_output);
         clock.seconds = before + began.elapsed().as_secs_f64();
         if let Some(complaint) = source.cache.and_then(StateCache::complaint) {
             progress(Progress::Warning(complaint));
@@ -289,7 +293,7 @@ fn learn<B: TrainBackend>(
         pupils.into_iter().map(|pupil| (pupil.layer, pupil.operator, pupil.mixer.valid().to_device(&devices[0]))).collect();
     if let Some(calibration) = after {
         let mut places: Vec<_> = students.iter_mut().map(|(layer, _, mixer)| (*layer, mixer)).collect();
-        initialise::fit_outputs(source.model, source.teacher, &mut places, &calibration, &devices[0])?;
+        initialise::fit_outputs(source.model, source.teacher, &mut places, &calibration)?;
     }
     let losses = held_out(source, &students, &batches(&rows.held_out, &devices[0]));
     let students = students.into_iter().zip(losses).map(|((layer, operator, mixer), normalised_mse)| Trained {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn_flex::Flex;
-use dtr_distill::initialise::{Decay, Initialise, Ridge, Start, Write, calibrate, fit, students};
+use dtr_distill::initialise::{Decay, Gate, Initialise, Ridge, Start, Write, calibrate, fit, students};
 use dtr_distill::loss::normalised_mse;
 use dtr_distill::observe::observe;
 use dtr_distill::{Batch, Row};
@@ -14,6 +14,8 @@ const PLAIN: Initialise = Initialise {
     projections: Start::Copy,
     decay: Decay::Constant,
     write: Write::Constant,
+    gate: Gate::Neutral,
+    shrink: 1.0,
     scale: false,
     ridge: Ridge::Off,
     feature_map_steps: 0,
@@ -54,6 +56,10 @@ fn closed_forms_only_help() {
         let fitted = loss(&operator, &Initialise { ridge: Ridge::Before, ..PLAIN }).0;
         assert!(fitted < 0.9 * plain && fitted < 1.0, "{operator:?}: {plain} {fitted}");
         assert!(scaled < 1.5 * plain, "{operator:?}: {plain} {scaled}");
+        if matches!(operator, MixerConfig::GatedDelta { .. }) {
+            let gated = loss(&operator, &Initialise { gate: Gate::Magnitude, ridge: Ridge::Before, ..PLAIN }).0;
+            assert!(gated < fitted, "{operator:?}: heads that say little do so, {gated} {fitted}");
+        }
         if operator != (MixerConfig::LinearMap {}) {
             let random = loss(&operator, &Initialise { projections: Start::Random, ridge: Ridge::Before, ..PLAIN }).0;
             assert!(fitted < random, "{operator:?}: the parent's projections are better than random ones, {fitted} {random}");

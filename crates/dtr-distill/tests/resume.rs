@@ -8,7 +8,7 @@ use burn::backend::Autodiff;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use burn_flex::Flex;
-use dtr_distill::initialise::{Decay, Initialise, Ridge, Start, Write};
+use dtr_distill::initialise::{Decay, Gate, Initialise, Ridge, Start, Write};
 use dtr_distill::trainer::{Outcome, Progress, Rows};
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_models::checkpoint::{load, save_module};
@@ -32,8 +32,10 @@ const START: Initialise = Initialise {
     projections: Start::Copy,
     decay: Decay::Distance,
     write: Write::Entropy,
+    gate: Gate::Magnitude,
+    shrink: 0.5,
     scale: true,
-    ridge: Ridge::Both,
+    ridge: Ridge::Throughout,
     feature_map_steps: 2,
 };
 

@@ -12,6 +12,7 @@
 
 #![expect(clippy::inline_always, reason = "what is not inlined is not compiled for the instruction set in use")]
 
+pub mod adamw;
 pub mod attention;
 pub mod convolution;
 pub mod cross_entropy;

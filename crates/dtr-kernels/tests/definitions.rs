@@ -3,7 +3,7 @@
 use dtr_kernels::linear::LinearInputs;
 use dtr_kernels::recurrence::{self, Inputs};
 use dtr_kernels::view::{Rows, View};
-use dtr_kernels::{attention, convolution, cross_entropy, linear, rows};
+use dtr_kernels::{adamw, attention, convolution, cross_entropy, linear, rows};
 
 /// Numbers in [-1, 1] that look random.
 fn numbers(seed: u64, count: usize) -> Vec<f64> {
@@ -472,4 +472,22 @@ fn what_is_no_number_stays_in_its_head() {
     let head = |n: usize| &joined[n * 9 * 5..(n + 1) * 9 * 5];
     assert!(head(0).iter().chain(head(2)).chain(&head(1)[..4 * 5]).all(|x| x.is_finite()));
     assert!(head(1)[4 * 5..].iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn adamw_is_its_definition() {
+    // Lengths around the width of registers and of tasks.
+    for length in [1, 15, 16, 17, 8192, 8192 * 17 + 5] {
+        let [w, grad, m] = [1, 2, 3].map(|seed| numbers(seed, length));
+        let v: Vec<f64> = numbers(4, length).iter().map(|x| x * x).collect();
+        let step = adamw::Step { keep: 0.875, rate: 0.0625, unbias: 2.0, betas: [0.75, 0.96875], eps: 0.001 };
+        let [keep, rate, unbias, eps] = [step.keep, step.rate, step.unbias, step.eps].map(f64::from);
+        let first: Vec<f64> = m.iter().zip(&grad).map(|(m, g)| 0.75 * m + 0.25 * g).collect();
+        let second: Vec<f64> = v.iter().zip(&grad).map(|(v, g)| 0.96875 * v + 0.03125 * g * g).collect();
+        let moved = |i: usize| keep * w[i] - rate * first[i] / ((second[i] * unbias).sqrt() + eps);
+        let found = adamw::step(&single(&w), &single(&grad), [&single(&m), &single(&v)], step);
+        close("weights", &found[0], &(0..length).map(moved).collect::<Vec<_>>(), 2e-6);
+        close("first moment", &found[1], &first, 2e-6);
+        close("second moment", &found[2], &second, 2e-6);
+    }
 }

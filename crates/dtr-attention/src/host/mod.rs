@@ -7,12 +7,15 @@ mod flex;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 
+use std::borrow::Cow;
+
 use burn::prelude::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorMetadata};
 use dtr_kernels::view::{Rows, View};
-use dtr_kernels::{attention, convolution, cross_entropy, linear, recurrence, rows};
+use dtr_kernels::{adamw, attention, convolution, cross_entropy, linear, recurrence, rows};
 
+use crate::adamw::Step;
 use crate::backend::{FusedBackend, MixerBackend};
 use crate::position::{Positions, Span};
 use crate::recurrence::RecurrenceInputs;
@@ -60,6 +63,22 @@ impl<B: Host> Read<B> {
     fn view_of_numbers<const R: usize>(&self) -> View<'_, R> {
         let (numbers, shape, strides) = B::strided(&self.memory);
         View::new(numbers, fixed(&[shape, &[1]].concat()), fixed(&[&strides[..], &[1]].concat()))
+    }
+
+    /// All numbers one after another; a copy where they do not stand so.
+    fn flat(&self) -> Cow<'_, [f32]> {
+        let (numbers, shape, strides) = B::strided(&self.memory);
+        let mut length = 1;
+        let contiguous = shape.iter().zip(strides).rev().all(|(&own, stride)| {
+            let fits = own == 1 || stride == length;
+            length *= own;
+            fits
+        });
+        if contiguous {
+            Cow::Borrowed(&numbers[..length])
+        } else {
+            rows::gathered(&self.rows(&(0..shape.len()).collect::<Vec<_>>(), shape)).into()
+        }
     }
 
     fn shape(&self) -> Vec<usize> {
@@ -259,6 +278,22 @@ impl<B: Host> MixerBackend for B {
         let output = attention::forward(views);
         let axes = if attention::is_by_head(queries) { [0, 1, 2, 3] } else { [0, 2, 1, 3] };
         ordered::<B>(output, &[batch, heads, queries, values], &axes, inputs.inputs[0].dtype)
+    }
+
+    fn adamw(weight: FloatTensor<B>, grad: FloatTensor<B>, [first, second]: [FloatTensor<B>; 2], step: Step) -> [FloatTensor<B>; 3] {
+        let inputs = [weight, grad, first, second].map(Read::<B>::new);
+        let [weight, grad, first, second] = inputs.each_ref().map(Read::flat);
+        let [of_first, of_second] = step.unbias();
+        let step = adamw::Step {
+            keep: step.keep() as f32,
+            rate: (step.rate * of_first) as f32,
+            unbias: of_second as f32,
+            betas: step.betas.map(|beta| beta as f32),
+            eps: step.eps as f32,
+        };
+        let results = adamw::step(&weight, &grad, [&first, &second], step);
+        let mut of = [0, 2, 3].into_iter().zip(results).map(|(like, values)| made::<B>(values, &inputs[0].shape(), inputs[like].dtype));
+        [(); 3].map(|()| of.next().expect("three results"))
     }
 }
 

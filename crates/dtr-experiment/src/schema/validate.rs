@@ -242,6 +242,15 @@ impl Checker<'_> {
             &"`attention-weights`, which only hedgehog has",
             "write normalised-mse, or keep hedgehog alone",
         )?;
+        let shrink = distill.initialise.shrink;
+        let place = ["distill", "initialise", "shrink"];
+        self.require(
+            shrink > 0.0 && shrink <= 1.0,
+            &place,
+            "above 0 and at most 1",
+            &shrink,
+            "write 1 to leave queries and keys as they are",
+        )?;
         let weight = distill.answer_weight;
         self.require(
             weight > 0.0 && weight.is_finite(),
