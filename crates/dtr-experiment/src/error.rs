@@ -90,7 +90,7 @@ pub enum Error {
     Task(#[from] dtr_eval::EvalError),
 
     /// A task's parameters do not go with the parent's tokenizer.
-    #[error("task {task}: {source}")]
+    #[error("task {task} cannot be made")]
     InTask {
         /// Task's name.
         task: String,
