@@ -2,87 +2,18 @@
 //! published ones.
 
 mod solvers;
+mod support;
 
 use std::collections::BTreeSet;
 
-use dtr_eval::corpus::Sources;
-use dtr_eval::task::synthetic::{
-    Haystack, InContextRecall, Induction, ListOps, Mqar, Needle, SelectiveCopying, Synthetic, Values, VariableTracking,
-};
+use dtr_eval::task::synthetic::{Haystack, InContextRecall, Induction, SelectiveCopying, Synthetic, Values};
 use dtr_eval::task::{Phonebook, row};
 use dtr_eval::{EvalError, Example, Metric, Split, Task, random};
-use dtr_models::Tokenizer;
 use dtr_tests::{golden, tiny_qwen3};
 use proptest::prelude::*;
 use serde_json::Value;
 
-const SPLITS: [Split; 3] = [Split::Training, Split::Validation, Split::Test];
-
-fn tokenizer() -> Tokenizer {
-    Tokenizer::load(&tiny_qwen3(), 2048).expect("the bundled tokenizer")
-}
-
-fn sources() -> Result<Sources, EvalError> {
-    Sources::locate(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
-}
-
-fn task(synthetic: &Synthetic) -> Box<dyn Task> {
-    synthetic.task(&tokenizer(), &mut sources).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Some examples of every split, and documents of some lengths.
-fn drawn(task: &dyn Task, count: usize) -> Vec<Example> {
-    let mut random = random::stream("answer keys");
-    let mut all: Vec<Example> = SPLITS.iter().flat_map(|&split| task.examples("answer keys", split, count)).collect();
-    all.extend((1..=count).map(|index| task.document(60 * index, &mut random).expect("a document")));
-    for example in &all {
-        assert!(example.labelled.is_sorted() && !example.labelled.is_empty());
-        assert!(example.labelled[0] > 0 && *example.labelled.last().unwrap() < example.tokens.len());
-    }
-    all
-}
-
-/// Labelled places and their tokens.
-fn labels(example: &Example) -> Vec<(usize, u32)> {
-    example.labelled.iter().map(|&at| (at, example.tokens[at])).collect()
-}
-
-/// Text in front of each answer, and the answer.
-fn answers(example: &Example) -> Vec<(String, String)> {
-    let (tokenizer, mut labelled) = (tokenizer(), example.labelled.as_slice());
-    let text = |tokens: &[u32]| tokenizer.decode(tokens).expect("text");
-    let answer = |length| {
-        let (places, rest) = labelled.split_at(length);
-        labelled = rest;
-        (text(&example.tokens[..places[0]]), text(&example.tokens[places[0]..places[0] + length]))
-    };
-    example.answers().into_iter().map(answer).collect()
-}
-
-fn mqar(tokens: usize, pairs: usize, vocabulary: usize) -> Synthetic {
-    Synthetic::Mqar(Mqar { tokens, pairs, vocabulary, power: 0.01 })
-}
-
-fn recall(tokens: usize, motif: usize, noise: f64) -> InContextRecall {
-    let noise_vocabulary = if noise > 0.0 { 16 } else { 0 };
-    InContextRecall { tokens, vocabulary: 16 + noise_vocabulary, key_tokens: motif, value_tokens: motif, noise, noise_vocabulary }
-}
-
-fn needle(tokens: usize, haystack: Haystack, keys: usize, values: Values) -> Synthetic {
-    Synthetic::Needle(Needle { tokens, haystack, keys, values })
-}
-
-fn prose() -> Haystack {
-    Haystack::Text { crates: vec!["clap_builder".into(), "syn".into()] }
-}
-
-fn list_ops(tokens: usize, shortest: usize) -> Synthetic {
-    Synthetic::ListOps(ListOps { tokens, shortest, depth: 6, arguments: 6 })
-}
-
-fn tracking(tokens: usize, chains: usize, hops: usize) -> Synthetic {
-    Synthetic::VariableTracking(VariableTracking { tokens, chains, hops })
-}
+use support::{SPLITS, answers, drawn, labels, list_ops, mqar, needle, prose, recall, sources, task, tokenizer, tracking};
 
 fn check_mqar(tokens: usize, pairs: usize, vocabulary: usize) {
     let task = task(&mqar(tokens, pairs, vocabulary));

@@ -95,7 +95,7 @@ pub enum Error {
         /// Task's name.
         task: String,
         /// What is wrong.
-        source: dtr_eval::EvalError,
+        source: Box<dtr_eval::EvalError>,
     },
 
     /// Students cannot be trained.

@@ -67,8 +67,12 @@ impl Metric {
             Self::ExactMatch => f32::from(u8::from(right.iter().all(|&right| right))),
             Self::TokenAccuracy => share(right.iter().filter(|&&right| right).count(), right.len()),
             Self::AnswerAccuracy => {
-                let mut rest = right.iter();
-                let exact = answers.iter().filter(|&&length| rest.by_ref().take(length).fold(true, |exact, &right| exact && right));
+                let mut rest = right;
+                let exact = answers.iter().filter(|&&length| {
+                    let (answer, others) = rest.split_at(length);
+                    rest = others;
+                    answer.iter().all(|&right| right)
+                });
                 share(exact.count(), answers.len())
             }
         }

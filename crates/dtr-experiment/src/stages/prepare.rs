@@ -167,7 +167,7 @@ pub(super) fn texts(experiment: &Experiment, tokenizer: &Tokenizer, vocabulary: 
             }
             TaskKind::RustText(text) => Box::new(RustText::new(tokenizer, &sources()?, text.tokens, &text.separator, &text.crates)?),
             TaskKind::Synthetic(synthetic) => {
-                synthetic.task(tokenizer, &mut sources).map_err(|source| Error::InTask { task: name.clone(), source })?
+                synthetic.task(tokenizer, &mut sources).map_err(|source| Error::InTask { task: name.clone(), source: Box::new(source) })?
             }
         };
         tasks.insert(name.clone(), made);

@@ -103,7 +103,7 @@ impl Symbols for InContextRecall {
                 continue;
             }
             let known = pairs.iter().find(|pair| pair.0 == key).cloned();
-            let pair = known.clone().unwrap_or_else(|| (key, value));
+            let pair = known.clone().unwrap_or((key, value));
             let answer = push(&mut tokens, &pair);
             match known {
                 Some(_) => labelled.extend(answer),

@@ -79,7 +79,7 @@ fn value(operation: &str, mut arguments: Vec<u32>) -> u32 {
     match (operation, arguments.as_slice()) {
         ("MIN", [smallest, ..]) => *smallest,
         ("MAX", [.., largest]) => *largest,
-        ("MED", sorted @ [_, ..]) => (sorted[middle] + sorted[(sorted.len() - 1) / 2]) / 2,
+        ("MED", sorted @ [_, ..]) => u32::midpoint(sorted[middle], sorted[(sorted.len() - 1) / 2]),
         (_, all) => all.iter().sum::<u32>() % 10,
     }
 }
