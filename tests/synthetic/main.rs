@@ -104,7 +104,7 @@ fn ruler() -> Value {
     serde_json::from_str(&std::fs::read_to_string(golden("ruler.json")).expect("golden prompts")).expect("JSON")
 }
 
-/// First and last line of a prompt, with digits and what is asked for taken out; the misprint of lm_eval's VT, too.
+/// First and last line of a prompt, with digits and what is asked for taken out; the misprint of `lm_eval`'s VT, too.
 fn frame(prompt: &str) -> [String; 2] {
     let key = prompt.rsplit("for ").next().and_then(|rest| rest.split(' ').next()).expect("a key").to_owned();
     let (first, last) = (prompt.split('\n').next().expect("a line"), prompt.rsplit('\n').next().expect("a line"));
