@@ -167,6 +167,6 @@ fn examples_do_not_depend_on_how_many_are_drawn() {
         assert_eq!(example.tokens.len(), 1 + 16 * 9 + 1 + 4 + 4);
         assert_eq!(example.labelled.len(), 4);
     }
-    assert!(dtr_eval::task::Phonebook::new(&tokenizer, 65, "<|phone|>", "<|query|>").is_err());
+    assert!(dtr_eval::task::Phonebook::new(&tokenizer, 64 * 64 + 1, "<|phone|>", "<|query|>").is_err());
     assert!(tokenizer.token("<|nowhere|>").is_err());
 }

@@ -18,8 +18,8 @@ pub struct Batch<B: Backend> {
     pub predicting: Tensor<B, 1, Int>,
     /// The labelled tokens, in the same order.
     pub targets: Tensor<B, 2, Int>,
-    /// How many labelled tokens each row has.
-    pub counts: Vec<usize>,
+    /// Lengths of each row's answers, runs of adjacent labelled tokens.
+    pub answers: Vec<Vec<usize>>,
 }
 
 /// Cuts examples into batches of at most `tokens` tokens, padding included, shortest first.
@@ -65,7 +65,7 @@ fn batch<B: Backend>(examples: &[Example], rows: Vec<usize>, device: &B::Device)
         positions,
         predicting: Tensor::from_data(TensorData::new(predicting, [labelled]), device),
         targets: Tensor::from_data(TensorData::new(targets, [labelled, 1]), device),
-        counts: rows.iter().map(|&index| examples[index].labelled.len()).collect(),
+        answers: rows.iter().map(|&index| examples[index].answers()).collect(),
         examples: rows,
     }
 }

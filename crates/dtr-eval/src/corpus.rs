@@ -87,6 +87,11 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The file's tokens.
     ///
     /// # Panics
@@ -129,7 +134,7 @@ pub fn files(sources: &Sources, name: &str, split: Split) -> Result<Vec<SourceFi
 }
 
 /// Split of the file with this hash.
-fn split_of(hash: u64) -> Split {
+pub(crate) fn split_of(hash: u64) -> Split {
     match hash % 10 {
         0 => Split::Validation,
         1 => Split::Test,

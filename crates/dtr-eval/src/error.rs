@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use dtr_models::CheckpointError;
 use thiserror::Error;
 
+use crate::task::synthetic::Parameter;
+
 /// A task cannot be made.
 #[derive(Debug, Error)]
 pub enum EvalError {
@@ -72,13 +74,16 @@ pub enum EvalError {
         needed: usize,
     },
     /// More distinct names are asked for than there are.
-    #[error("a phonebook of {entries} entries needs as many last names, there are {available}. Ask for at most that many entries")]
+    #[error("a phonebook of {entries} entries needs as many names, there are {available}. Ask for at most that many entries")]
     TooManyEntries {
         /// Entries asked for.
         entries: usize,
-        /// Last names there are.
+        /// Pairs of a first and a last name there are.
         available: usize,
     },
+    /// A parameter of a synthetic task makes no sense.
+    #[error(transparent)]
+    Parameter(#[from] Parameter),
 }
 
 fn listed(paths: &[PathBuf]) -> String {

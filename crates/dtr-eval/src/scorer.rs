@@ -269,18 +269,14 @@ impl<B: MixerBackend> Work<B> {
             divergence.into_data().convert::<f32>().iter::<f32>().collect::<Vec<f32>>()
         });
         let nats = loss::cross_entropy(logits, self.batch.targets.clone().squeeze_dim(1));
-        let right: Vec<i64> = right.into_data().convert::<i64>().iter::<i64>().collect();
+        let right: Vec<bool> = right.into_data().convert::<i64>().iter::<i64>().map(|right| right == 1).collect();
         let nats: Vec<f32> = nats.into_data().convert::<f32>().iter::<f32>().collect();
         let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
         let mut at = 0;
-        let rows = self.batch.counts.iter().map(|&count| {
-            let rows = at..at + count;
-            at += count;
-            let hits = right[rows.clone()].iter().filter(|&&right| right == 1).count();
-            let score = match metric {
-                Metric::ExactMatch => f32::from(u8::from(hits == count)),
-                Metric::TokenAccuracy => hits as f32 / count as f32,
-            };
+        let rows = self.batch.answers.iter().map(|answers| {
+            let rows = at..at + answers.iter().sum::<usize>();
+            at = rows.end;
+            let score = metric.score(&right[rows.clone()], answers);
             Score { score, loss: mean(&nats[rows.clone()]), divergence: divergences.as_ref().map_or(0.0, |all| mean(&all[rows])) }
         });
         rows.collect()

@@ -89,6 +89,15 @@ pub enum Error {
     #[error(transparent)]
     Task(#[from] dtr_eval::EvalError),
 
+    /// A task's parameters do not go with the parent's tokenizer.
+    #[error("task {task} cannot be made")]
+    InTask {
+        /// Task's name.
+        task: String,
+        /// What is wrong.
+        source: Box<dtr_eval::EvalError>,
+    },
+
     /// Students cannot be trained.
     #[error(transparent)]
     Distill(#[from] dtr_distill::DistillError),

@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dtr_eval::task::Synthetic;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -42,7 +43,7 @@ pub struct Experiment {
 }
 
 /// Something a model is to do, with the size of the splits it is judged on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// Examples to choose on.
     pub validation: usize,
@@ -53,7 +54,7 @@ pub struct Task {
 }
 
 /// What the examples of a task are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TaskKind {
     /// Look up a number in a list of names and numbers.
     Phonebook(Phonebook),
@@ -61,6 +62,8 @@ pub enum TaskKind {
     SnippetOrigin(SnippetOrigin),
     /// Continue source text.
     RustText(RustText),
+    /// A task with a published recipe.
+    Synthetic(Synthetic),
 }
 
 impl TaskKind {
@@ -70,6 +73,7 @@ impl TaskKind {
             Self::Phonebook(_) => "phonebook",
             Self::SnippetOrigin(_) => "snippet-origin",
             Self::RustText(_) => "rust-text",
+            Self::Synthetic(kind) => kind.name(),
         }
     }
 
@@ -79,6 +83,7 @@ impl TaskKind {
             Self::Phonebook(kind) => key(&(self.name(), kind)),
             Self::SnippetOrigin(kind) => key(&(self.name(), kind)),
             Self::RustText(kind) => key(&(self.name(), kind)),
+            Self::Synthetic(kind) => key(kind),
         }
     }
 }
@@ -202,11 +207,18 @@ impl Experiment {
 
 impl From<&Task> for RawTask {
     fn from(task: &Task) -> Self {
-        let mut raw = Self { validation: task.validation, test: task.test, phonebook: None, snippet_origin: None, rust_text: None };
+        let mut raw = Self { validation: task.validation, test: task.test, ..Self::default() };
         match task.kind.clone() {
             TaskKind::Phonebook(kind) => raw.phonebook = Some(kind),
             TaskKind::SnippetOrigin(kind) => raw.snippet_origin = Some(kind),
             TaskKind::RustText(kind) => raw.rust_text = Some(kind),
+            TaskKind::Synthetic(Synthetic::Mqar(kind)) => raw.mqar = Some(kind),
+            TaskKind::Synthetic(Synthetic::InContextRecall(kind)) => raw.in_context_recall = Some(kind),
+            TaskKind::Synthetic(Synthetic::Induction(kind)) => raw.induction = Some(kind),
+            TaskKind::Synthetic(Synthetic::SelectiveCopying(kind)) => raw.selective_copying = Some(kind),
+            TaskKind::Synthetic(Synthetic::Needle(kind)) => raw.needle = Some(kind),
+            TaskKind::Synthetic(Synthetic::VariableTracking(kind)) => raw.variable_tracking = Some(kind),
+            TaskKind::Synthetic(Synthetic::ListOps(kind)) => raw.list_ops = Some(kind),
         }
         raw
     }

@@ -334,7 +334,9 @@ fn bad_input_gets_one_clear_error() {
     check("device=abacus", &["abacus", "flex"]);
     check("device=cuda", &["\"cuda\" is not built in", "--features cuda"]);
     check("parent.path=nowhere", &["nowhere"]);
-    check("tasks.phonebook.phonebook.entries=65", &["65", "64"]);
+    check("tasks.phonebook.phonebook.entries=5000", &["5000", "4096"]);
+    let mqar = "tasks.dense={ validation = 1, test = 1, mqar = { tokens = 64, pairs = 4, vocabulary = 5000, power = 1.0 } }";
+    check(mqar, &["task dense", "`vocabulary` must be at most", "found 5000"]);
     check("tasks.snippet-origin.snippet-origin.tokens=100000", &["split", "is empty"]);
     check("tasks.snippet-origin.snippet-origin.labels={ left-pad = \"<|c0|>\", syn = \"<|c1|>\" }", &["left-pad", "locked dependencies"]);
     check("tasks.snippet-origin.snippet-origin.labels={ rayon = \"<|nowhere|>\", syn = \"<|c1|>\" }", &["<|nowhere|>", "not a token"]);

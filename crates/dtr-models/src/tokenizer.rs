@@ -56,6 +56,16 @@ impl Tokenizer {
             .ok_or_else(|| self.wrong(&format!("\"{text}\" is not a token of this tokenizer. Name a token that it has")))
     }
 
+    /// Tokens that are text by themselves, in the order of ids: neither added ones, special or not, nor parts of characters.
+    pub fn plain_tokens(&self) -> Vec<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        let text =
+            |id: u32| self.inner.decode(&[id], false).is_ok_and(|text| !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER));
+        let mut ids: Vec<u32> = self.inner.get_vocab(false).into_values().filter(|id| !added.contains_key(id) && text(*id)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     fn wrong(&self, reason: &str) -> CheckpointError {
         CheckpointError::Tokenizer { path: self.path.clone(), reason: reason.into() }
     }

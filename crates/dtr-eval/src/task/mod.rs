@@ -4,12 +4,14 @@ mod names;
 mod phonebook;
 mod rust_text;
 mod snippet_origin;
+pub mod synthetic;
 
 use rand_chacha::ChaCha8Rng;
 
 pub use phonebook::Phonebook;
 pub use rust_text::RustText;
 pub use snippet_origin::SnippetOrigin;
+pub use synthetic::Synthetic;
 
 use crate::error::EvalError;
 use crate::random;
@@ -44,6 +46,8 @@ pub enum Metric {
     ExactMatch,
     /// Share of labelled tokens that are the likeliest.
     TokenAccuracy,
+    /// Share of answers, each a run of adjacent labelled tokens, of which every token is the likeliest.
+    AnswerAccuracy,
 }
 
 impl Metric {
@@ -52,6 +56,25 @@ impl Metric {
         match self {
             Self::ExactMatch => "exact match",
             Self::TokenAccuracy => "token accuracy",
+            Self::AnswerAccuracy => "answer accuracy",
+        }
+    }
+
+    /// Score of an example from whether each labelled token is the likeliest one, in answers of these lengths.
+    pub fn score(self, right: &[bool], answers: &[usize]) -> f32 {
+        let share = |right: usize, all: usize| right as f32 / all as f32;
+        match self {
+            Self::ExactMatch => f32::from(u8::from(right.iter().all(|&right| right))),
+            Self::TokenAccuracy => share(right.iter().filter(|&&right| right).count(), right.len()),
+            Self::AnswerAccuracy => {
+                let mut rest = right;
+                let exact = answers.iter().filter(|&&length| {
+                    let (answer, others) = rest.split_at(length);
+                    rest = others;
+                    answer.iter().all(|&right| right)
+                });
+                share(exact.count(), answers.len())
+            }
         }
     }
 }
@@ -63,6 +86,13 @@ pub struct Example {
     pub tokens: Vec<u32>,
     /// Indices of the tokens to be predicted from all before them; of a task's example at least one, none of them 0.
     pub labelled: Vec<usize>,
+}
+
+impl Example {
+    /// Lengths of its answers: runs of adjacent labelled tokens.
+    pub fn answers(&self) -> Vec<usize> {
+        self.labelled.chunk_by(|before, after| before + 1 == *after).map(<[usize]>::len).collect()
+    }
 }
 
 /// Something to distil on.

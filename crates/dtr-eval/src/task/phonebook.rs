@@ -10,6 +10,7 @@ use super::{Documents, Example, Metric, Split, Task};
 use crate::error::EvalError;
 
 /// `START`, lines `First Last: dddd`, `QUESTION`, `First Last: `, and the answer `dddd`. Last names are distinct within a book.
+/// A book of more entries than there are last names has distinct pairs of first and last names, so that neither tells who it is.
 #[derive(Debug)]
 pub struct Phonebook {
     entries: usize,
@@ -31,10 +32,11 @@ impl Phonebook {
     /// Books of `entries` lines; `start` and `question` are put around them as they stand.
     ///
     /// # Errors
-    /// If there are fewer names than entries, or the tokenizer refuses a piece.
+    /// If there are fewer pairs of names than entries, or the tokenizer refuses a piece.
     pub fn new(tokenizer: &Tokenizer, entries: usize, start: &str, question: &str) -> Result<Self, EvalError> {
-        if entries > LAST.len() {
-            return Err(EvalError::TooManyEntries { entries, available: LAST.len() });
+        let available = FIRST.len() * LAST.len();
+        if entries > available {
+            return Err(EvalError::TooManyEntries { entries, available });
         }
         let encode = |text: &str| tokenizer.encode(text);
         Ok(Self {
@@ -50,12 +52,16 @@ impl Phonebook {
     }
 
     fn book(&self, entries: usize, random: &mut ChaCha8Rng) -> Vec<Entry> {
-        let last = index::sample(random, self.last.len(), entries);
-        last.iter()
-            .map(|last| {
-                let first = self.first.choose(random).expect("there are names");
+        let distinct_last = entries <= self.last.len();
+        let names = if distinct_last { self.last.len() } else { self.first.len() * self.last.len() };
+        index::sample(random, names, entries)
+            .iter()
+            .map(|name| {
+                let last = &self.last[name % self.last.len()];
+                let first =
+                    if distinct_last { self.first.choose(random).expect("there are names") } else { &self.first[name / self.last.len()] };
                 let number = (0..4).flat_map(|_| self.digits[random.random_range(0..10)].clone()).collect();
-                Entry { name: [first, &self.last[last], &self.colon].into_iter().flatten().copied().collect(), number }
+                Entry { name: [first, last, &self.colon].into_iter().flatten().copied().collect(), number }
             })
             .collect()
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use dtr_distill::{Initialise, Loss, Optimiser};
 use dtr_eval::Format;
+use dtr_eval::task::synthetic::{InContextRecall, Induction, ListOps, Mqar, Needle, SelectiveCopying, VariableTracking};
 use dtr_search::{Acceptance, Floor, Racing, Signal, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +33,8 @@ pub(super) struct RawParent {
     pub path: PathBuf,
 }
 
-/// A table of `tasks`: exactly one of the last three keys says its kind.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A table of `tasks`: exactly one of the keys after the first two says its kind.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawTask {
     pub validation: usize,
@@ -44,6 +45,20 @@ pub(super) struct RawTask {
     pub snippet_origin: Option<SnippetOrigin>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rust_text: Option<RustText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mqar: Option<Mqar>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_context_recall: Option<InContextRecall>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub induction: Option<Induction>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selective_copying: Option<SelectiveCopying>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needle: Option<Needle>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variable_tracking: Option<VariableTracking>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub list_ops: Option<ListOps>,
 }
 
 /// An operator that competes for each layer.

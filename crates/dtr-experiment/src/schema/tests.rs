@@ -65,10 +65,12 @@ fn quickstart_is_valid() {
 
 #[test]
 fn resolved_experiment_loads_to_an_equal_one() {
+    let synthetic = load(&quickstart_path().with_file_name("synthetic.toml"), &[]).unwrap();
     let window = "[{sliding-window = {window = 32, sinks = 0}}, {hedgehog = {}}]";
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("experiment.toml");
     for experiment in [
+        synthetic,
         quickstart(&[]),
         quickstart(&[("operators", window), ("seed", "18446744073709551615"), ("device", "cuda:1")]),
         quickstart(&[("distill.learning-rate", "1e-300"), ("distill.warmup", "0.1")]),
@@ -196,9 +198,33 @@ fn values_are_checked() {
 #[test]
 fn task_has_one_kind() {
     let second = "phonebook = { entries = 1, start = \"a\", question = \"b\" }\nrust-text = { tokens";
-    let expected = "one of the keys phonebook, snippet-origin, rust-text";
+    let expected = "one of the keys phonebook, snippet-origin, rust-text, mqar";
     check(&[("[tasks.rust-text]", "¦[tasks.rust-text]"), ("rust-text = { tokens", second)], &[expected, "found 2 of them"]);
     check(&[("[tasks.phonebook]", "¦[tasks.phonebook]"), ("phonebook = {", "# {")], &[expected, "found 0 of them"]);
+}
+
+#[test]
+fn synthetic_tasks_are_checked_at_their_keys() {
+    for (kind, key, parts) in [
+        ("mqar = { tokens = 64, pairs = 17, vocabulary = 128, power = 1.0 }", "mqar.pairs", ["tokens / 4 = 16", "found 17"]),
+        ("induction = { tokens = 4, vocabulary = 16 }", "induction.tokens", ["at least 5", "found 4"]),
+        ("selective-copying = { tokens = 8, copied = 0, vocabulary = 16 }", "selective-copying.copied", ["at least 1", "found 0"]),
+        ("variable-tracking = { tokens = 99, chains = 0, hops = 1 }", "variable-tracking.chains", ["at least 1", "found 0"]),
+        ("list-ops = { tokens = 9, shortest = 10, depth = 1, arguments = 2 }", "list-ops.shortest", ["at most tokens = 9", "found 10"]),
+        (
+            "needle = { tokens = 99, haystack = { text = { crates = [] } }, keys = 1, values = \"uuids\" }",
+            "needle.haystack.text.crates",
+            ["at least one crate", "found none"],
+        ),
+        (
+            "in-context-recall = { tokens = 9, vocabulary = 9, key-tokens = 1, value-tokens = 1, noise = 1.0, noise-vocabulary = 1 }",
+            "in-context-recall.tokens",
+            ["even", "found 9"],
+        ),
+    ] {
+        let value = format!("{{ validation = 1, test = 1, {kind} }}");
+        check_override("tasks.new", &value, &[&format!("`tasks.new.{key}` must be "), parts[0], parts[1]]);
+    }
 }
 
 #[test]

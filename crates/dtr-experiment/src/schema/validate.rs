@@ -7,7 +7,7 @@ use std::{
 };
 
 use dtr_distill::Loss;
-use dtr_eval::Format;
+use dtr_eval::{Format, task::Synthetic};
 use dtr_search::{Acceptance, Racing, Signal};
 
 use super::{
@@ -133,22 +133,31 @@ impl Checker<'_> {
         self.name(&task, name)?;
         self.positive(&["tasks", name, "validation"], raw.validation)?;
         self.positive(&["tasks", name, "test"], raw.test)?;
-        let kind = match (raw.phonebook, raw.snippet_origin, raw.rust_text) {
-            (Some(kind), None, None) => TaskKind::Phonebook(kind),
-            (None, Some(kind), None) => TaskKind::SnippetOrigin(kind),
-            (None, None, Some(kind)) => TaskKind::RustText(kind),
-            (phonebook, snippet_origin, rust_text) => {
-                let kinds = [phonebook.is_some(), snippet_origin.is_some(), rust_text.is_some()];
-                return Err(self.0.invalid(
-                    &task,
-                    "a task with one of the keys phonebook, snippet-origin, rust-text".to_owned(),
-                    format!("{} of them", kinds.into_iter().filter(|&is_some| is_some).count()),
-                    "keep the key of one kind; make a task of each further one".to_owned(),
-                ));
-            }
+        let kinds = [
+            raw.phonebook.map(TaskKind::Phonebook),
+            raw.snippet_origin.map(TaskKind::SnippetOrigin),
+            raw.rust_text.map(TaskKind::RustText),
+            raw.mqar.map(Synthetic::Mqar).map(TaskKind::Synthetic),
+            raw.in_context_recall.map(Synthetic::InContextRecall).map(TaskKind::Synthetic),
+            raw.induction.map(Synthetic::Induction).map(TaskKind::Synthetic),
+            raw.selective_copying.map(Synthetic::SelectiveCopying).map(TaskKind::Synthetic),
+            raw.needle.map(Synthetic::Needle).map(TaskKind::Synthetic),
+            raw.variable_tracking.map(Synthetic::VariableTracking).map(TaskKind::Synthetic),
+            raw.list_ops.map(Synthetic::ListOps).map(TaskKind::Synthetic),
+        ];
+        let kinds: Vec<TaskKind> = kinds.into_iter().flatten().collect();
+        let [kind] = kinds.as_slice() else {
+            return Err(self.0.invalid(
+                &task,
+                "a task with one of the keys phonebook, snippet-origin, rust-text, mqar, in-context-recall, induction, \
+                 selective-copying, needle, variable-tracking, list-ops"
+                    .to_owned(),
+                format!("{} of them", kinds.len()),
+                "keep the key of one kind; make a task of each further one".to_owned(),
+            ));
         };
         let key = |last| ["tasks", name, kind.name(), last];
-        match &kind {
+        match kind {
             TaskKind::Phonebook(phonebook) => {
                 self.positive(&key("entries"), phonebook.entries)?;
                 self.token(&key("start"), &phonebook.start)?;
@@ -178,8 +187,12 @@ impl Checker<'_> {
                 self.not_empty(&key("crates"), text.crates.is_empty(), "at least one crate")?;
                 self.unique(&key("crates"), text.crates.iter().map(String::as_str))?;
             }
+            TaskKind::Synthetic(synthetic) => synthetic.check().map_err(|wrong| {
+                let key: Vec<&str> = ["tasks", name, kind.name()].into_iter().chain(wrong.key.split('.')).collect();
+                self.0.invalid(&key, wrong.expected, wrong.found, wrong.remedy.to_owned())
+            })?,
         }
-        Ok(Task { validation: raw.validation, test: raw.test, kind })
+        Ok(Task { validation: raw.validation, test: raw.test, kind: kind.clone() })
     }
 
     pub(super) fn corpora(

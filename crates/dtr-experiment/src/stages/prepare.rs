@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
-use dtr_eval::Files;
 use dtr_eval::corpus::Sources;
 use dtr_eval::task::{Phonebook, RustText, SnippetOrigin};
+use dtr_eval::{EvalError, Files};
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, Tokenizer, checkpoint};
 use dtr_search::{Layout, Operator};
 use sha2::{Digest, Sha256};
@@ -154,11 +154,11 @@ pub(super) fn texts(experiment: &Experiment, tokenizer: &Tokenizer, vocabulary: 
     let mut sources = None;
     let mut tasks = BTreeMap::new();
     for (name, task) in experiment.tasks() {
-        let mut sources = || -> Result<Sources, Error> {
+        let mut sources = || {
             if sources.is_none() {
                 sources = Some(Sources::locate(&workspace_manifest())?);
             }
-            Ok(sources.clone().expect("just located"))
+            Ok::<_, EvalError>(sources.clone().expect("just located"))
         };
         let made: Box<dyn dtr_eval::Task> = match &task.kind {
             TaskKind::Phonebook(book) => Box::new(Phonebook::new(tokenizer, book.entries, &book.start, &book.question)?),
@@ -166,6 +166,9 @@ pub(super) fn texts(experiment: &Experiment, tokenizer: &Tokenizer, vocabulary: 
                 Box::new(SnippetOrigin::new(tokenizer, &sources()?, snippet.tokens, &snippet.question, &snippet.labels)?)
             }
             TaskKind::RustText(text) => Box::new(RustText::new(tokenizer, &sources()?, text.tokens, &text.separator, &text.crates)?),
+            TaskKind::Synthetic(synthetic) => {
+                synthetic.task(tokenizer, &mut sources).map_err(|source| Error::InTask { task: name.clone(), source: Box::new(source) })?
+            }
         };
         tasks.insert(name.clone(), made);
     }
