@@ -14,6 +14,7 @@ use dtr_search::{
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::objective::unit;
@@ -87,14 +88,14 @@ impl Row {
     }
 }
 
-/// A recorded table of scores.
-struct Table {
-    scores: HashMap<Layout, Vec<Example>>,
+/// A recorded table of scores, its examples in the order of a draw.
+struct Table<'a> {
+    scores: &'a HashMap<Layout, Vec<Example>>,
     order: Vec<usize>,
     examples: usize,
 }
 
-impl Objective for Table {
+impl Objective for Table<'_> {
     type Error = Infallible;
 
     fn examples(&self) -> usize {
@@ -113,7 +114,7 @@ impl Objective for Table {
     }
 }
 
-impl Table {
+impl Table<'_> {
     /// Share of the parent's score on some examples.
     fn share(&self, layout: &Layout, examples: &[usize]) -> f64 {
         let sum = |layout: &Layout| examples.iter().map(|&index| f64::from(self.scores[layout][index].score)).sum::<f64>();
@@ -203,36 +204,46 @@ fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(Str
     if experiment.search().strategy != Strategy::Exhaustive || settings.split(all).0.len() != all || study.examples >= all {
         return Err(Error::NoStudy { directory: root.clone(), examples: all });
     }
-    let mut table = Table { scores: HashMap::new(), order: (0..all).collect(), examples: study.examples };
+    let mut scores = HashMap::new();
     for layout in dtr_search::strategy::all_layouts(settings.layers, &settings.menu) {
         let found: Evaluation = recorded.read(&unit(task, Split::Validation, "0", &layout, &(0..all)), Some(0))?;
-        table.scores.insert(layout, found.examples);
+        scores.insert(layout, found.examples);
     }
+    let table = Table { scores: &scores, order: (0..all).collect(), examples: study.examples };
     let mut found = vec![("ceiling: all layouts, all examples".to_owned(), vec![ceiling(&table, study)])];
     for (name, settings) in contenders(&settings, study) {
-        let mut of_draws = Vec::new();
-        for draw in 0..study.draws {
-            table.order.sort_unstable();
-            table.order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
-            let trace = match search(&mut table, &settings, &mut |_| {}) {
-                Ok(trace) => trace,
-                Err(SearchError::Objective(never)) => match never {},
-                Err(error) => return Err(Error::Search { reason: error.to_string() }),
-            };
-            of_draws.push(Outcome {
-                replaced: trace.m_opt().replaced() as f64,
-                kept: table.share(trace.m_opt(), &table.order[study.examples..]),
-                layouts: trace.layouts() as f64,
-                evaluations: trace.full_evaluation_equivalents(),
-            });
-        }
-        found.push((name, of_draws));
+        let outcomes = (0..study.draws).into_par_iter().map(|draw| outcome(&scores, all, &settings, study, draw));
+        found.push((name, outcomes.collect::<Result<_, _>>()?));
     }
     Ok(found)
 }
 
+/// What a search finds on one draw of all examples.
+fn outcome(
+    scores: &HashMap<Layout, Vec<Example>>,
+    all: usize,
+    settings: &Settings,
+    study: &Study,
+    draw: usize,
+) -> Result<Outcome, Error> {
+    let mut order: Vec<usize> = (0..all).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
+    let mut table = Table { scores, order, examples: study.examples };
+    let trace = match search(&mut table, settings, &mut |_| {}) {
+        Ok(trace) => trace,
+        Err(SearchError::Objective(never)) => match never {},
+        Err(error) => return Err(Error::Search { reason: error.to_string() }),
+    };
+    Ok(Outcome {
+        replaced: trace.m_opt().replaced() as f64,
+        kept: table.share(trace.m_opt(), &table.order[study.examples..]),
+        layouts: trace.layouts() as f64,
+        evaluations: trace.full_evaluation_equivalents(),
+    })
+}
+
 /// The most layers that any layout may replace, judged by all examples.
-fn ceiling(table: &Table, study: &Study) -> Outcome {
+fn ceiling(table: &Table<'_>, study: &Study) -> Outcome {
     let all: Vec<usize> = (0..table.order.len()).collect();
     let holding = table.scores.keys().map(|layout| (layout.replaced(), table.share(layout, &all))).filter(|found| found.1 >= study.floor);
     let (replaced, kept) = holding.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).unwrap_or((0, 1.0));
