@@ -2,6 +2,7 @@
 
 mod device;
 mod document;
+mod own_tasks;
 mod raw;
 mod validate;
 
@@ -12,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dtr_eval::task::{JsonLinesConfig, TextConfig};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -21,7 +23,7 @@ pub use self::{
 };
 use self::{
     document::{Document, Sources},
-    raw::{RawExperiment, RawParent, RawTask},
+    raw::{RawExperiment, RawParent, RawTask, RawTasks},
     validate::Checker,
 };
 use crate::error::Error;
@@ -42,7 +44,7 @@ pub struct Experiment {
 }
 
 /// Something a model is to do, with the size of the splits it is judged on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// Examples to choose on.
     pub validation: usize,
@@ -53,7 +55,7 @@ pub struct Task {
 }
 
 /// What the examples of a task are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TaskKind {
     /// Look up a number in a list of names and numbers.
     Phonebook(Phonebook),
@@ -61,6 +63,10 @@ pub enum TaskKind {
     SnippetOrigin(SnippetOrigin),
     /// Continue source text.
     RustText(RustText),
+    /// Examples of one's own, with prompts and answers.
+    JsonLines(JsonLinesConfig),
+    /// Text of one's own.
+    Text(TextConfig),
 }
 
 impl TaskKind {
@@ -70,6 +76,8 @@ impl TaskKind {
             Self::Phonebook(_) => "phonebook",
             Self::SnippetOrigin(_) => "snippet-origin",
             Self::RustText(_) => "rust-text",
+            Self::JsonLines(_) => "json-lines",
+            Self::Text(_) => "text",
         }
     }
 
@@ -79,6 +87,8 @@ impl TaskKind {
             Self::Phonebook(kind) => key(&(self.name(), kind)),
             Self::SnippetOrigin(kind) => key(&(self.name(), kind)),
             Self::RustText(kind) => key(&(self.name(), kind)),
+            Self::JsonLines(kind) => key(&(self.name(), kind)),
+            Self::Text(kind) => key(&(self.name(), kind)),
         }
     }
 }
@@ -93,12 +103,12 @@ impl Experiment {
         let text = fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
         let sources = Sources::new(path, text, overrides);
         let document = Document::parse(&sources)?;
-        let raw = document.raw()?;
+        let raw: RawExperiment = document.raw()?;
         let checker = Checker(&document);
         checker.name(&["name"], &raw.name)?;
         checker.operators(&raw.operators)?;
-        let tasks = checker.tasks(raw.tasks)?;
         let directory = path.parent().unwrap_or(Path::new(""));
+        let tasks = checker.tasks(raw.tasks, directory)?;
         let corpora = checker.corpora(raw.corpora, &tasks, directory)?;
         checker.distill(&raw.distill, &raw.operators, &tasks, &corpora)?;
         checker.search(&raw.search, &tasks)?;
@@ -200,13 +210,31 @@ impl Experiment {
     }
 }
 
+/// The tasks of the file at `path`: an experiment, or a file with tasks alone.
+///
+/// # Errors
+/// As [`Experiment::load`].
+pub fn load_tasks(path: &Path) -> Result<BTreeMap<String, Task>, Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+    let sources = Sources::new(path, text, &[]);
+    let document = Document::parse(&sources)?;
+    if !document.has_only("tasks") {
+        return Ok(Experiment::load(path, &[])?.tasks);
+    }
+    let raw: RawTasks = document.raw()?;
+    Checker(&document).tasks(raw.tasks, path.parent().unwrap_or(Path::new("")))
+}
+
 impl From<&Task> for RawTask {
     fn from(task: &Task) -> Self {
-        let mut raw = Self { validation: task.validation, test: task.test, phonebook: None, snippet_origin: None, rust_text: None };
+        let (phonebook, snippet_origin, rust_text, json_lines, text) = (None, None, None, None, None);
+        let mut raw = Self { validation: task.validation, test: task.test, phonebook, snippet_origin, rust_text, json_lines, text };
         match task.kind.clone() {
             TaskKind::Phonebook(kind) => raw.phonebook = Some(kind),
             TaskKind::SnippetOrigin(kind) => raw.snippet_origin = Some(kind),
             TaskKind::RustText(kind) => raw.rust_text = Some(kind),
+            TaskKind::JsonLines(kind) => raw.json_lines = Some(kind),
+            TaskKind::Text(kind) => raw.text = Some(kind),
         }
         raw
     }

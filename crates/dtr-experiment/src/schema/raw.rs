@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use dtr_distill::{Initialise, Loss, Optimiser};
 use dtr_eval::Format;
+use dtr_eval::task::{JsonLinesConfig, TextConfig};
 use dtr_search::{Acceptance, Floor, Racing, Signal, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,14 @@ pub(super) struct RawParent {
     pub path: PathBuf,
 }
 
-/// A table of `tasks`: exactly one of the last three keys says its kind.
+/// A file of tasks alone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawTasks {
+    pub tasks: BTreeMap<String, RawTask>,
+}
+
+/// A table of `tasks`: exactly one of the keys after the first two says its kind.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawTask {
@@ -44,6 +52,10 @@ pub(super) struct RawTask {
     pub snippet_origin: Option<SnippetOrigin>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rust_text: Option<RustText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json_lines: Option<JsonLinesConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
 }
 
 /// An operator that competes for each layer.

@@ -195,7 +195,7 @@ fn values_are_checked() {
 #[test]
 fn task_has_one_kind() {
     let second = "phonebook = { entries = 1, start = \"a\", question = \"b\" }\nrust-text = { tokens";
-    let expected = "one of the keys phonebook, snippet-origin, rust-text";
+    let expected = "one of the keys phonebook, snippet-origin, rust-text, json-lines, text";
     check(&[("[tasks.rust-text]", "¦[tasks.rust-text]"), ("rust-text = { tokens", second)], &[expected, "found 2 of them"]);
     check(&[("[tasks.phonebook]", "¦[tasks.phonebook]"), ("phonebook = {", "# {")], &[expected, "found 0 of them"]);
 }
