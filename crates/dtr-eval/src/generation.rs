@@ -207,3 +207,34 @@ impl Generation {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(metric: TextMetric, text: &str, references: &[&str]) -> f32 {
+        metric.score(text, &references.iter().map(|&reference| reference.to_owned()).collect::<Vec<_>>())
+    }
+
+    /// F1 and ROUGE-L stand beside their reference implementations in `tests/lm_eval.rs`.
+    #[test]
+    fn texts_are_compared_as_the_metric_says() {
+        let regex = |pattern: &str| TextMetric::Regex(pattern.to_owned().try_into().expect("a pattern"));
+        for (metric, text, references, expected) in [
+            (TextMetric::ExactMatch, " yes\n", &["yes"][..], 1.0),
+            (TextMetric::ExactMatch, "Yes", &["yes"], 0.0),
+            (TextMetric::ExactMatch, "no", &["yes", "no"], 1.0),
+            (TextMetric::Contains, "I say yes.", &["yes"], 1.0),
+            (TextMetric::Contains, "ye", &["yes"], 0.0),
+            (TextMetric::F1, "The cat, a cat!", &["cat"], 2.0 / 3.0),
+            (TextMetric::F1, "dog", &["cat", "the dog"], 1.0),
+            (TextMetric::RougeL, "a b c d", &["a c e"], 4.0 / 7.0),
+            (regex("[0-9]+"), "it is 42, not 7", &["42"], 1.0),
+            (regex("answer is ([0-9]+)"), "3 or so: the answer is 42", &["42"], 1.0),
+            (regex("[0-9]+"), "no number", &["42"], 0.0),
+        ] {
+            assert!((score(metric.clone(), text, references) - expected).abs() < 1e-6, "{metric:?} {text:?}");
+        }
+        assert!(Pattern::try_from("(".to_owned()).is_err());
+    }
+}

@@ -1,7 +1,6 @@
 //! Examples in files, one JSON object a line: read whole, checked line by line, divided into splits.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use rand::Rng;
@@ -81,20 +80,18 @@ pub(crate) struct Record {
     pub fields: Fields,
 }
 
-/// All lines that are examples, those that are none, and a hash of all bytes.
+/// All lines that are examples, and those that are none.
 pub(crate) struct Records {
     pub records: Vec<Record>,
     pub flaws: Vec<(Place, Flaw)>,
-    pub content: String,
 }
 
 /// Reads all lines. Empty ones are none. `id` is the field that names an example; without it, what stands in the line does.
 pub(crate) fn read(splits: &Splits, id: Option<&str>) -> Result<Records, EvalError> {
-    let (mut records, mut flaws, mut content) = (Vec::new(), Vec::new(), String::new());
+    let (mut records, mut flaws) = (Vec::new(), Vec::new());
     let mut first: HashMap<String, Place> = HashMap::new();
     for (path, split) in splits.files() {
         let bytes = std::fs::read(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
-        let _ = write!(content, "{:016x}", fnv1a(&bytes));
         for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
             if line.trim_ascii().is_empty() {
                 continue;
@@ -116,7 +113,7 @@ pub(crate) fn read(splits: &Splits, id: Option<&str>) -> Result<Records, EvalErr
             records.push(Record { split: split.unwrap_or_else(|| splits.of(&id)), id, place, fields });
         }
     }
-    Ok(Records { records, flaws, content })
+    Ok(Records { records, flaws })
 }
 
 fn fields(line: &[u8]) -> Result<Fields, Flaw> {
@@ -147,6 +144,15 @@ pub(crate) fn shuffled(questions: Vec<(Split, Question)>) -> BTreeMap<Split, Vec
         splits.entry(split).or_default().push(question);
     }
     splits
+}
+
+/// Stands for all that questions are: their files, and what tokenizer and chat template make of them.
+pub(crate) fn content(questions: &BTreeMap<Split, Vec<Question>>) -> String {
+    let mut hash = 0;
+    for (split, question) in questions.iter().flat_map(|(split, questions)| questions.iter().map(move |question| (split, question))) {
+        hash = fnv1a(format!("{hash} {split:?} {question:?}"));
+    }
+    format!("{hash:016x}")
 }
 
 /// Checks that splits have as many questions as are wanted of the task `what`.

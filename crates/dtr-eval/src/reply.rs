@@ -62,3 +62,26 @@ fn best(question: &Question, rows: &[Row]) -> Option<usize> {
 fn indicator(right: bool) -> f32 {
     f32::from(u8::from(right))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Example, Normalise};
+
+    fn scored(nats: &[f32], lengths: &[usize]) -> f32 {
+        let answer = Example { tokens: vec![1, 2], labelled: vec![1] };
+        let question =
+            Question { id: String::new(), answers: vec![answer; nats.len()], lengths: lengths.to_vec(), right: 1, references: Vec::new() };
+        let rows: Vec<Row> = nats.iter().map(|&nats| Row { count: 1, nats, ..Row::default() }).collect();
+        Reply::new(&question, &Metric::Choice(Normalise::Bytes), &rows, None).score.score
+    }
+
+    #[test]
+    fn the_likeliest_answer_for_its_length_is_chosen_and_the_first_of_equals() {
+        assert_eq!(scored(&[2.0, 3.0], &[1, 1]).to_bits(), 0.0_f32.to_bits());
+        assert_eq!(scored(&[2.0, 3.0], &[1, 2]).to_bits(), 1.0_f32.to_bits());
+        assert_eq!(scored(&[2.0, 4.0], &[1, 2]).to_bits(), 0.0_f32.to_bits());
+        assert_eq!(scored(&[2.0, f32::NAN], &[1, 2]).to_bits(), 0.0_f32.to_bits());
+        assert_eq!(scored(&[f32::NAN, 1.0], &[1, 2]).to_bits(), 0.0_f32.to_bits());
+    }
+}

@@ -180,7 +180,8 @@ impl JsonLines {
         }
         let questions = records::shuffled(questions);
         records::require(&questions, &what(), wanted)?;
-        Ok(Self { name: name.into(), metric, questions, truncated, content: found.content })
+        let content = records::content(&questions);
+        Ok(Self { name: name.into(), metric, questions, truncated, content })
     }
 
     fn draw(&self, split: Split, random: &mut ChaCha8Rng) -> Option<Example> {

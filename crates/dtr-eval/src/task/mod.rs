@@ -145,7 +145,7 @@ pub trait Task: Documents {
         self.questions(name, split, count).into_iter().map(|mut question| question.answers.swap_remove(question.right)).collect()
     }
 
-    /// Stands for the content of the files that the examples are from; empty if they follow from the task's settings.
+    /// Stands for what the examples are, where their files say it; empty where the task's settings do.
     fn content(&self) -> &str {
         ""
     }

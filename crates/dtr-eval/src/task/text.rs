@@ -1,7 +1,6 @@
 //! Language modelling of text of one's own: perplexity over files.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -9,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Documents, Example, Metric, Question, Split, Task};
 use crate::error::EvalError;
-use crate::random::fnv1a;
 use crate::reader::Reader;
 use crate::records::{self, Splits};
 
@@ -44,10 +42,9 @@ impl Text {
             return Err(EvalError::ContextTooLong { what: what(), wanted: config.length, available });
         }
         let start = reader.tokenizer.encode(&config.start)?;
-        let (mut questions, mut content) = (Vec::new(), String::new());
+        let mut questions = Vec::new();
         for (index, (path, split)) in config.files.files().into_iter().enumerate() {
             let bytes = std::fs::read(path).map_err(|source| EvalError::Io { path: path.into(), source })?;
-            let _ = write!(content, "{:016x}", fnv1a(&bytes));
             let text = std::str::from_utf8(&bytes).map_err(|error| EvalError::File {
                 path: path.into(),
                 reason: format!("is no UTF-8 text at byte {}", error.valid_up_to()),
@@ -64,6 +61,7 @@ impl Text {
         }
         let questions = records::shuffled(questions);
         records::require(&questions, &what(), wanted)?;
+        let content = records::content(&questions);
         Ok(Self { name: name.into(), questions, content })
     }
 

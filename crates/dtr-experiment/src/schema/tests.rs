@@ -70,6 +70,7 @@ fn resolved_experiment_loads_to_an_equal_one() {
     let path = directory.path().join("experiment.toml");
     for experiment in [
         quickstart(&[]),
+        load(&quickstart_path().with_file_name("own-task.toml"), &[]).unwrap(),
         quickstart(&[("operators", window), ("seed", "18446744073709551615"), ("device", "cuda:1")]),
         quickstart(&[("distill.learning-rate", "1e-300"), ("distill.warmup", "0.1")]),
     ] {
