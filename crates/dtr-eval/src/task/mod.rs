@@ -6,6 +6,7 @@ mod phonebook;
 mod rust_text;
 mod snippet_origin;
 mod text;
+mod writer;
 
 use rand_chacha::ChaCha8Rng;
 
