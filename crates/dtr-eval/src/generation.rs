@@ -40,7 +40,7 @@ impl PartialEq for Generation {
 pub enum TextMetric {
     /// 1 if they are the same.
     ExactMatch,
-    /// F1 of their words as SQuAD counts them: without case, punctuation and articles.
+    /// F1 of their words as `SQuAD` counts them: without case, punctuation and articles.
     F1,
     /// F-measure of their longest common subsequence of words, which are runs of `a-z0-9` without case.
     RougeL,
@@ -104,7 +104,9 @@ impl TextMetric {
             Self::F1 => {
                 let (text, reference) = (squad_words(text), squad_words(reference));
                 let mut left: HashMap<&str, usize> = HashMap::new();
-                reference.iter().for_each(|word| *left.entry(word).or_default() += 1);
+                for word in &reference {
+                    *left.entry(word).or_default() += 1;
+                }
                 let common = text.iter().filter(|word| left.get_mut(word.as_str()).is_some_and(take)).count();
                 f1(common, text.len(), reference.len())
             }

@@ -1,5 +1,7 @@
 //! Scores of one model as a table.
 
+use std::fmt::Write;
+
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Table};
 
@@ -23,7 +25,7 @@ pub fn table(found: &[Evaluated]) -> String {
     }
     let mut text = table.to_string();
     for task in found.iter().filter(|task| task.truncated > 0) {
-        text += &format!("\n{}: {} of its prompts were cut to the model's context", task.task, task.truncated);
+        let _ = write!(text, "\n{}: {} of its prompts were cut to the model's context", task.task, task.truncated);
     }
     text
 }

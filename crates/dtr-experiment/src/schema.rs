@@ -64,7 +64,7 @@ pub enum TaskKind {
     /// Continue source text.
     RustText(RustText),
     /// Examples of one's own, with prompts and answers.
-    JsonLines(JsonLinesConfig),
+    JsonLines(Box<JsonLinesConfig>),
     /// Text of one's own.
     Text(TextConfig),
 }

@@ -1,7 +1,7 @@
 //! Chat templates: a conversation to the text that the model was trained to continue, as transformers renders them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::ZonedDateTime;
 use minijinja::value::Kwargs;
@@ -81,8 +81,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`Self::render`].
     pub fn render_at(&self, conversation: &Conversation, now: ZonedDateTime) -> Result<String, GenerationError> {
-        let mut names: BTreeMap<String, Value> =
-            self.special_tokens.iter().map(|(&name, token)| (name.to_owned(), token.into())).collect();
+        let mut names: BTreeMap<String, Value> = self.special_tokens.iter().map(|(&name, token)| (name.to_owned(), token.into())).collect();
         names.extend(conversation.more.clone());
         names.insert("messages".into(), conversation.messages.clone().into());
         names.insert("tools".into(), conversation.tools.clone().map_or(Value::from(()), Value::from));
@@ -162,7 +161,7 @@ fn read(path: &Path) -> Result<Option<String>, CheckpointError> {
 }
 
 /// `null` where there is no file.
-fn read_json(path: &PathBuf) -> Result<Json, CheckpointError> {
+fn read_json(path: &Path) -> Result<Json, CheckpointError> {
     let Some(text) = read(path)? else { return Ok(Json::Null) };
-    serde_json::from_str(&text).map_err(|error| CheckpointError::Tokenizer { path: path.clone(), reason: format!("not JSON: {error}") })
+    serde_json::from_str(&text).map_err(|error| CheckpointError::Tokenizer { path: path.into(), reason: format!("not JSON: {error}") })
 }

@@ -1,6 +1,7 @@
 //! A task from files of one's own: a JSON object a line, a prompt as a template, and one of four kinds of answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -204,8 +205,8 @@ impl Task for JsonLines {
         self.questions.get(&split).into_iter().flatten().take(count).cloned().collect()
     }
 
-    fn content(&self) -> &str {
-        &self.content
+    fn content(&self) -> String {
+        self.content.clone()
     }
 
     fn truncated(&self, split: Split) -> usize {
@@ -225,7 +226,7 @@ fn metric(what: &str, config: &JsonLinesConfig, reader: &Reader) -> Result<Metri
         Answer::Choices { normalise, .. } => Metric::Choice(*normalise),
         Answer::Exact { .. } => Metric::ExactMatch,
         Answer::Generate { metric, max_tokens, stop, .. } => {
-            Metric::Generated(Generation::new(metric.clone(), *max_tokens, stop.clone(), reader))
+            Metric::Generated(Arc::new(Generation::new(metric.clone(), *max_tokens, stop.clone(), reader)))
         }
         Answer::Labels { tokens, .. } => {
             let token = |label: &String| match reader.tokenizer.encode(label)?.as_slice() {

@@ -8,6 +8,8 @@ mod snippet_origin;
 mod text;
 mod writer;
 
+use std::sync::Arc;
+
 use rand_chacha::ChaCha8Rng;
 
 pub use json_lines::{Answer, FewShot, JsonLines, JsonLinesConfig, Normalise, TooLong};
@@ -57,7 +59,7 @@ pub enum Metric {
     /// 1 if, of these tokens, the labelled one is the likeliest, else 0.
     Label(Vec<u32>),
     /// What is generated, compared with what was expected.
-    Generated(Generation),
+    Generated(Arc<Generation>),
 }
 
 impl Metric {
@@ -147,8 +149,8 @@ pub trait Task: Documents {
     }
 
     /// Stands for what the examples are, where their files say it; empty where the task's settings do.
-    fn content(&self) -> &str {
-        ""
+    fn content(&self) -> String {
+        String::new()
     }
 
     /// Prompts of a split that were cut to the model's context.

@@ -85,8 +85,8 @@ impl Task for Text {
         self.questions.get(&split).into_iter().flatten().take(count).cloned().collect()
     }
 
-    fn content(&self) -> &str {
-        &self.content
+    fn content(&self) -> String {
+        self.content.clone()
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) struct RawTask {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rust_text: Option<RustText>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub json_lines: Option<JsonLinesConfig>,
+    pub json_lines: Option<Box<JsonLinesConfig>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<TextConfig>,
 }

@@ -196,7 +196,7 @@ pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> 
 
 /// Stands for all that a task's examples are.
 pub(super) fn task_key(kind: &TaskKind, task: &dyn dtr_eval::Task) -> String {
-    kind.key() + task.content()
+    kind.key() + &task.content()
 }
 
 /// The workspace this binary was built in: its locked dependencies lie wherever it was built.
