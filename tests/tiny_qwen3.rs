@@ -58,7 +58,7 @@ fn the_phonebook_score_is_exact_match_of_generation() {
     let (mut config, mut model, tokenizer) = parent();
     let task = Phonebook::new(&tokenizer, 16, "<|phone|>", "<|query|>").expect("a task");
     assert_eq!(task.metric(), Metric::ExactMatch);
-    let examples = task.examples("phonebook", Split::Test, 48);
+    let (questions, examples) = (task.questions("phonebook", Split::Test, 48), task.examples("phonebook", Split::Test, 48));
     let device = Default::default();
     // A narrow window in some layers makes part of the answers wrong.
     for damaged in [vec![], vec![0], vec![2, 3], vec![2, 5]] {
@@ -72,7 +72,7 @@ fn the_phonebook_score_is_exact_match_of_generation() {
             }
         }
         let path = [0; 8];
-        let mut scorer = Scorer::new(&examples, std::slice::from_ref(&(0..48)), task.metric(), (&model, &path), 0, &device);
+        let mut scorer = Scorer::new(&questions, std::slice::from_ref(&(0..48)), task.metric(), (&model, &path), 0, &device);
         let scores = scorer.score(&model, &path, 0..48).0;
         let prompts: Vec<Vec<u32>> = examples.iter().map(|example| example.tokens[..example.labelled[0]].to_vec()).collect();
         let answers = generate(&model, &prompts, 4, Sampling::GREEDY, &[], &device, |_| {});
@@ -96,9 +96,9 @@ fn swapped(config: &DecoderConfig, parent: &Decoder<Inner>, path: &[u64]) -> Dec
 fn shared_prefixes_change_no_score() {
     let (config, parent, tokenizer) = parent();
     let task = Phonebook::new(&tokenizer, 6, "<|phone|>", "<|query|>").expect("a task");
-    let examples = task.examples("phonebook", Split::Validation, 150);
+    let questions = task.questions("phonebook", Split::Validation, 150);
     let device = Default::default();
-    let scorer = |bytes| Scorer::new(&examples, &[0..100, 100..150], task.metric(), (&parent, &[0; 8]), bytes, &device);
+    let scorer = |bytes| Scorer::new(&questions, &[0..100, 100..150], task.metric(), (&parent, &[0; 8]), bytes, &device);
     // All states of a few layouts, of not quite one, and none.
     let (mut roomy, mut narrow, mut plain) = (scorer(1 << 30), scorer(3 << 20), scorer(0));
     let paths: [[u64; 8]; 6] = [
@@ -131,10 +131,10 @@ fn divergence_from_the_parent_is_that_of_the_distributions() {
     use burn::tensor::activation::log_softmax;
     let (config, parent, tokenizer) = parent();
     let task = Phonebook::new(&tokenizer, 6, "<|phone|>", "<|query|>").expect("a task");
-    let examples = task.examples("phonebook", Split::Validation, 3);
+    let (questions, examples) = (task.questions("phonebook", Split::Validation, 3), task.examples("phonebook", Split::Validation, 3));
     let path = [0, 0, 0, 1, 0, 0, 0, 0];
     let model = swapped(&config, &parent, &path);
-    let mut scorer = Scorer::new(&examples, std::slice::from_ref(&(0..3)), task.metric(), (&parent, &[0; 8]), 0, &Default::default());
+    let mut scorer = Scorer::new(&questions, std::slice::from_ref(&(0..3)), task.metric(), (&parent, &[0; 8]), 0, &Default::default());
     let found = scorer.score(&model, &path, 0..3).0;
     for (example, found) in examples.iter().zip(found) {
         let ids: Vec<i64> = example.tokens.iter().map(|&token| i64::from(token)).collect();

@@ -1,4 +1,4 @@
-//! Examples in batches of similar length, padded on the right, ready for a model.
+//! Sequences in batches of similar length, padded on the right, ready for a model.
 
 use burn::prelude::*;
 use dtr_attention::Positions;
@@ -12,8 +12,8 @@ pub struct Batch<B: Backend> {
     pub ids: Tensor<B, 2, Int>,
     /// Where the tokens stand.
     pub positions: Positions,
-    /// Index of each row's example in the task.
-    pub examples: Vec<usize>,
+    /// Index of each row's sequence among all.
+    pub sequences: Vec<usize>,
     /// Rows of the flattened hidden states that predict a labelled token, in the order of rows.
     pub predicting: Tensor<B, 1, Int>,
     /// The labelled tokens, in the same order.
@@ -22,35 +22,37 @@ pub struct Batch<B: Backend> {
     pub answers: Vec<Vec<usize>>,
 }
 
-/// Cuts examples into batches of at most `tokens` tokens, padding included, shortest first.
-pub fn batches<B: Backend>(examples: &[Example], tokens: usize, device: &B::Device) -> Vec<Batch<B>> {
-    let mut order: Vec<usize> = (0..examples.len()).collect();
-    order.sort_by_key(|&index| examples[index].tokens.len());
-    let mut batches = Vec::new();
-    let mut rows: Vec<usize> = Vec::new();
+/// Groups of indices, shortest sequences first, of at most `tokens` tokens, padding included.
+pub(crate) fn grouped(lengths: &[usize], tokens: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&index| lengths[index]);
+    let mut groups: Vec<Vec<usize>> = Vec::new();
     for index in order {
-        if !rows.is_empty() && (rows.len() + 1) * examples[index].tokens.len() > tokens {
-            batches.push(batch(examples, std::mem::take(&mut rows), device));
+        match groups.last_mut() {
+            Some(group) if (group.len() + 1) * lengths[index] <= tokens => group.push(index),
+            _ => groups.push(vec![index]),
         }
-        rows.push(index);
     }
-    if !rows.is_empty() {
-        batches.push(batch(examples, rows, device));
-    }
-    batches
+    groups
 }
 
-fn batch<B: Backend>(examples: &[Example], rows: Vec<usize>, device: &B::Device) -> Batch<B> {
-    let lengths: Vec<usize> = rows.iter().map(|&index| examples[index].tokens.len()).collect();
+/// Cuts sequences into batches of at most `tokens` tokens, padding included, shortest first.
+pub fn batches<B: Backend>(sequences: &[&Example], tokens: usize, device: &B::Device) -> Vec<Batch<B>> {
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.tokens.len()).collect();
+    grouped(&lengths, tokens).into_iter().map(|rows| batch(sequences, rows, device)).collect()
+}
+
+fn batch<B: Backend>(sequences: &[&Example], rows: Vec<usize>, device: &B::Device) -> Batch<B> {
+    let lengths: Vec<usize> = rows.iter().map(|&index| sequences[index].tokens.len()).collect();
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let (mut ids, mut predicting, mut targets) = (Vec::new(), Vec::new(), Vec::new());
     for (row, &index) in rows.iter().enumerate() {
-        let example = &examples[index];
-        ids.extend(example.tokens.iter().map(|&token| i64::from(token)));
+        let sequence = sequences[index];
+        ids.extend(sequence.tokens.iter().map(|&token| i64::from(token)));
         ids.resize((row + 1) * longest, 0);
-        for &at in &example.labelled {
+        for &at in &sequence.labelled {
             predicting.push((row * longest + at - 1) as i64);
-            targets.push(i64::from(example.tokens[at]));
+            targets.push(i64::from(sequence.tokens[at]));
         }
     }
     let positions = if lengths.iter().all(|&length| length == longest) {
@@ -65,7 +67,7 @@ fn batch<B: Backend>(examples: &[Example], rows: Vec<usize>, device: &B::Device)
         positions,
         predicting: Tensor::from_data(TensorData::new(predicting, [labelled]), device),
         targets: Tensor::from_data(TensorData::new(targets, [labelled, 1]), device),
-        answers: rows.iter().map(|&index| examples[index].answers()).collect(),
-        examples: rows,
+        answers: rows.iter().map(|&index| sequences[index].answers()).collect(),
+        sequences: rows,
     }
 }

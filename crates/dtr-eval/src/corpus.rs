@@ -114,7 +114,7 @@ pub fn files(sources: &Sources, name: &str, split: Split) -> Result<Vec<SourceFi
         .filter_map(|path| {
             let relative =
                 path.strip_prefix(root).ok()?.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
-            Some((fnv1a(&format!("{name}/{relative}")), path))
+            Some((fnv1a(format!("{name}/{relative}")), path))
         })
         .filter(|(hash, _)| split_of(*hash) == split)
         .collect();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use dtr_models::CheckpointError;
 use thiserror::Error;
 
+use crate::flaw::Flaws;
 use crate::task::synthetic::Parameter;
 
 /// A task cannot be made.
@@ -72,6 +73,56 @@ pub enum EvalError {
         what: String,
         /// Tokens an example needs.
         needed: usize,
+    },
+    /// Lines that are no examples.
+    #[error("{} of the examples of {what} cannot be used: {flaws}. Correct these lines, or remove them", flaws.0.len())]
+    BadExamples {
+        /// Of which task.
+        what: String,
+        /// All of them.
+        flaws: Flaws,
+    },
+    /// Fewer examples than are asked for.
+    #[error("the {split} split of {what} has {found} examples, {wanted} are asked for. Ask for at most {found}, or add examples")]
+    TooFewExamples {
+        /// Which split.
+        split: &'static str,
+        /// Of which task.
+        what: String,
+        /// Examples there are.
+        found: usize,
+        /// Examples asked for.
+        wanted: usize,
+    },
+    /// A label that is not one token.
+    #[error(
+        "the label {label:?} of {what} is {tokens} tokens by itself, expected one. Write another label, or compare whole answers with `choices`"
+    )]
+    LabelTokens {
+        /// Of which task.
+        what: String,
+        /// The label.
+        label: String,
+        /// Tokens it is.
+        tokens: usize,
+    },
+    /// A chat is asked for, and the model knows none.
+    #[error(
+        "{what} asks for a chat template, and the model has none. Write chat = false, or add chat_template.jinja to the model's directory"
+    )]
+    NoChatTemplate {
+        /// Which task.
+        what: String,
+    },
+    /// A context that the model does not have.
+    #[error("{what} asks for a context of {wanted} tokens, the model was made for {available}. Ask for at most that many")]
+    ContextTooLong {
+        /// Which task.
+        what: String,
+        /// Tokens asked for.
+        wanted: usize,
+        /// Tokens of the model's context.
+        available: usize,
     },
     /// More distinct names are asked for than there are.
     #[error("a phonebook of {entries} entries needs as many names, there are {available}. Ask for at most that many entries")]

@@ -7,10 +7,11 @@ use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::TrainBackend;
+use dtr_eval::Split;
 use dtr_experiment::explain::explain;
 use dtr_experiment::report::Report;
-use dtr_experiment::schema::{Device, Experiment};
-use dtr_experiment::{Error, Options, log, stages, terminal};
+use dtr_experiment::schema::{Device, Experiment, load_tasks};
+use dtr_experiment::{Error, Options, evaluated, log, stages, terminal};
 use dtr_models::generate::{Sampling, generate as extend};
 use dtr_models::{Tokenizer, checkpoint};
 use serde::Deserialize;
@@ -170,6 +171,36 @@ pub fn generate(model: &Path, device: Option<Device>, prompt: &str, count: usize
     }
 
     dispatch(device.map_or_else(default_device, Ok)?, GenerateWork { model, prompt, count, sampling, json })?
+}
+
+/// `dtr eval`.
+pub fn eval(
+    model: &Path,
+    device: Option<Device>,
+    tasks: &Path,
+    split: Split,
+    out: Option<PathBuf>,
+    json: bool,
+    quiet: bool,
+) -> Result<(), Error> {
+    struct EvalWork(stages::Evaluation);
+    impl Work for EvalWork {
+        type Output = Result<Vec<stages::Evaluated>, Error>;
+
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            stages::evaluate::<B::InnerBackend>(&self.0, &device)
+        }
+    }
+
+    let (tasks, chosen) = (load_tasks(tasks)?, device.map_or_else(default_device, Ok)?);
+    let evaluation = stages::Evaluation { model: model.into(), tasks, split, out, device: chosen.to_string(), quiet };
+    let found = dispatch(chosen, EvalWork(evaluation))??;
+    if json {
+        println!("{}", json!(found));
+    } else {
+        println!("{}", evaluated::table(&found));
+    }
+    Ok(())
 }
 
 /// A line of a token file.

@@ -132,6 +132,24 @@ pub enum Error {
         task: String,
     },
 
+    /// A task without examples to score.
+    #[error("the {split} split of {task} has no examples: the task says {split} = 0")]
+    #[diagnostic(help("write how many examples it shall have, or choose the other split with --split"))]
+    NoExamples {
+        /// Task's name.
+        task: String,
+        /// Which split.
+        split: &'static str,
+    },
+
+    /// Results of something else are in the way.
+    #[error("the results in {} are of another model, task, split or device", path.display())]
+    #[diagnostic(help("choose another directory with --out, or delete the task's two files there if they are no longer wanted"))]
+    OtherResults {
+        /// Where they are.
+        path: PathBuf,
+    },
+
     /// All examples of a split have one answer.
     #[error("all {examples} examples of the {split} split of {task} have the same answer: whoever always gives it scores 100 %")]
     #[diagnostic(help("give the task more examples, or more classes: a search on this split would replace every layer"))]

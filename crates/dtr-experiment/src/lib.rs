@@ -15,6 +15,7 @@ pub mod stages;
 pub mod report;
 
 pub mod charts;
+pub mod evaluated;
 pub mod html;
 pub mod terminal;
 

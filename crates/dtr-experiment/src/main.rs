@@ -6,7 +6,7 @@ mod commands;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use dtr_experiment::schema::Device;
 
 #[global_allocator]
@@ -92,6 +92,26 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Score a model on tasks: those of an experiment, or of a file with tasks alone.
+    Eval {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// A TOML file with tables `[tasks.NAME]`.
+        #[arg(long)]
+        tasks: PathBuf,
+        /// Examples to report on, or those to choose on.
+        #[arg(long, value_enum, default_value_t = SplitArg::Test)]
+        split: SplitArg,
+        /// Directory for the results of each example; with it, an evaluation that was broken off goes on.
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// JSON in place of a table.
+        #[arg(long)]
+        json: bool,
+        /// No progress on the terminal.
+        #[arg(long)]
+        quiet: bool,
+    },
     /// Log-probability of every token but the first, as JSON lines.
     Score {
         #[command(flatten)]
@@ -134,6 +154,12 @@ struct ModelArgs {
     device: Option<Device>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum SplitArg {
+    Validation,
+    Test,
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as seed=1")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -162,6 +188,13 @@ fn main() -> ExitCode {
         Command::Generate { model, prompt, max_new_tokens, temperature, seed, json } => {
             let sampling = dtr_models::generate::Sampling { temperature, seed };
             commands::generate(&model.model, model.device, &prompt, max_new_tokens, sampling, json)
+        }
+        Command::Eval { model, tasks, split, out, json, quiet } => {
+            let split = match split {
+                SplitArg::Validation => dtr_eval::Split::Validation,
+                SplitArg::Test => dtr_eval::Split::Test,
+            };
+            commands::eval(&model.model, model.device, &tasks, split, out, json, quiet)
         }
         Command::Score { model, tokens } => commands::score(&model.model, model.device, &tokens),
     };

@@ -2,6 +2,7 @@
 
 mod device;
 mod document;
+mod own_tasks;
 mod raw;
 mod validate;
 
@@ -12,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dtr_eval::task::Synthetic;
+use dtr_eval::task::{JsonLinesConfig, Synthetic, TextConfig};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -22,7 +23,7 @@ pub use self::{
 };
 use self::{
     document::{Document, Sources},
-    raw::{RawExperiment, RawParent, RawTask},
+    raw::{RawExperiment, RawParent, RawTask, RawTasks},
     validate::Checker,
 };
 use crate::error::Error;
@@ -64,6 +65,10 @@ pub enum TaskKind {
     RustText(RustText),
     /// A task with a published recipe.
     Synthetic(Synthetic),
+    /// Examples of one's own, with prompts and answers.
+    JsonLines(Box<JsonLinesConfig>),
+    /// Text of one's own.
+    Text(TextConfig),
 }
 
 impl TaskKind {
@@ -74,6 +79,8 @@ impl TaskKind {
             Self::SnippetOrigin(_) => "snippet-origin",
             Self::RustText(_) => "rust-text",
             Self::Synthetic(kind) => kind.name(),
+            Self::JsonLines(_) => "json-lines",
+            Self::Text(_) => "text",
         }
     }
 
@@ -84,6 +91,8 @@ impl TaskKind {
             Self::SnippetOrigin(kind) => key(&(self.name(), kind)),
             Self::RustText(kind) => key(&(self.name(), kind)),
             Self::Synthetic(kind) => key(kind),
+            Self::JsonLines(kind) => key(&(self.name(), kind)),
+            Self::Text(kind) => key(&(self.name(), kind)),
         }
     }
 }
@@ -98,12 +107,12 @@ impl Experiment {
         let text = fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
         let sources = Sources::new(path, text, overrides);
         let document = Document::parse(&sources)?;
-        let raw = document.raw()?;
+        let raw: RawExperiment = document.raw()?;
         let checker = Checker(&document);
         checker.name(&["name"], &raw.name)?;
         checker.operators(&raw.operators)?;
-        let tasks = checker.tasks(raw.tasks)?;
         let directory = path.parent().unwrap_or(Path::new(""));
+        let tasks = checker.tasks(raw.tasks, directory)?;
         let corpora = checker.corpora(raw.corpora, &tasks, directory)?;
         checker.distill(&raw.distill, &raw.operators, &tasks, &corpora)?;
         checker.search(&raw.search, &tasks)?;
@@ -205,6 +214,21 @@ impl Experiment {
     }
 }
 
+/// The tasks of the file at `path`: an experiment, or a file with tasks alone.
+///
+/// # Errors
+/// As [`Experiment::load`].
+pub fn load_tasks(path: &Path) -> Result<BTreeMap<String, Task>, Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::Io { action: "read", path: path.to_owned(), source })?;
+    let sources = Sources::new(path, text, &[]);
+    let document = Document::parse(&sources)?;
+    if !document.has_only("tasks") {
+        return Ok(Experiment::load(path, &[])?.tasks);
+    }
+    let raw: RawTasks = document.raw()?;
+    Checker(&document).tasks(raw.tasks, path.parent().unwrap_or(Path::new("")))
+}
+
 impl From<&Task> for RawTask {
     fn from(task: &Task) -> Self {
         let mut raw = Self { validation: task.validation, test: task.test, ..Self::default() };
@@ -219,6 +243,8 @@ impl From<&Task> for RawTask {
             TaskKind::Synthetic(Synthetic::Needle(kind)) => raw.needle = Some(kind),
             TaskKind::Synthetic(Synthetic::VariableTracking(kind)) => raw.variable_tracking = Some(kind),
             TaskKind::Synthetic(Synthetic::ListOps(kind)) => raw.list_ops = Some(kind),
+            TaskKind::JsonLines(kind) => raw.json_lines = Some(kind),
+            TaskKind::Text(kind) => raw.text = Some(kind),
         }
         raw
     }

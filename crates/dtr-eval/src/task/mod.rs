@@ -1,19 +1,27 @@
 //! Tasks: examples with labelled tokens, a metric, and rows to distil on.
 
+mod json_lines;
 mod names;
 mod phonebook;
 mod rust_text;
 mod snippet_origin;
 pub mod synthetic;
+mod text;
+mod writer;
+
+use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 
+pub use json_lines::{Answer, FewShot, JsonLines, JsonLinesConfig, Normalise, TooLong};
 pub use phonebook::Phonebook;
 pub use rust_text::RustText;
 pub use snippet_origin::SnippetOrigin;
 pub use synthetic::Synthetic;
+pub use text::{Text, TextConfig};
 
 use crate::error::EvalError;
+use crate::generation::Generation;
 use crate::random;
 
 /// Part of a task's data. No file or phonebook is in two of them.
@@ -38,8 +46,8 @@ impl Split {
     }
 }
 
-/// How an example is scored from its labelled tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a question is scored.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Metric {
     /// 1 if every labelled token is the likeliest one given all before it, else 0. For an answer at the end of the prompt this
     /// is exact match of greedy generation: the first wrong token is wrong in both, and until then both read the same text.
@@ -48,33 +56,29 @@ pub enum Metric {
     TokenAccuracy,
     /// Share of answers, each a run of adjacent labelled tokens, of which every token is the likeliest.
     AnswerAccuracy,
+    /// `exp(-loss)`, the geometric mean of the probabilities of labelled tokens: 1 / perplexity.
+    Probability,
+    /// 1 if, of several answers, the right one has the highest log-likelihood divided by its length, else 0.
+    Choice(Normalise),
+    /// 1 if, of these tokens, the labelled one is the likeliest, else 0.
+    Label(Vec<u32>),
+    /// What is generated, compared with what was expected.
+    Generated(Arc<Generation>),
 }
 
 impl Metric {
     /// Name in reports.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::ExactMatch => "exact match",
             Self::TokenAccuracy => "token accuracy",
             Self::AnswerAccuracy => "answer accuracy",
-        }
-    }
-
-    /// Score of an example from whether each labelled token is the likeliest one, in answers of these lengths.
-    pub fn score(self, right: &[bool], answers: &[usize]) -> f32 {
-        let share = |right: usize, all: usize| right as f32 / all as f32;
-        match self {
-            Self::ExactMatch => f32::from(u8::from(right.iter().all(|&right| right))),
-            Self::TokenAccuracy => share(right.iter().filter(|&&right| right).count(), right.len()),
-            Self::AnswerAccuracy => {
-                let mut rest = right;
-                let exact = answers.iter().filter(|&&length| {
-                    let (answer, others) = rest.split_at(length);
-                    rest = others;
-                    answer.iter().all(|&right| right)
-                });
-                share(exact.count(), answers.len())
-            }
+            Self::Probability => "token probability",
+            Self::Choice(Normalise::Nothing) | Self::Label(_) => "accuracy",
+            Self::Choice(Normalise::Tokens) => "accuracy by token",
+            Self::Choice(Normalise::Characters) => "accuracy by character",
+            Self::Choice(Normalise::Bytes) => "accuracy by byte",
+            Self::Generated(generation) => generation.metric.name(),
         }
     }
 }
@@ -95,6 +99,39 @@ impl Example {
     }
 }
 
+/// What a model is asked: a prompt with one answer, or with several to choose from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Name, unlike those of the task's other questions.
+    pub id: String,
+    /// Each answer with all that stands before it; most tasks have only the right one.
+    pub answers: Vec<Example>,
+    /// What the log-likelihood of each answer is divided by where several are compared.
+    pub lengths: Vec<usize>,
+    /// Which answer is right.
+    pub right: usize,
+    /// Texts that are right where text is generated.
+    pub references: Vec<String>,
+}
+
+impl Question {
+    /// A question with one answer.
+    pub fn single(id: String, answer: Example) -> Self {
+        let lengths = vec![answer.labelled.len()];
+        Self { id, answers: vec![answer], lengths, right: 0, references: Vec::new() }
+    }
+
+    /// The right answer with all that stands before it.
+    pub fn example(&self) -> &Example {
+        &self.answers[self.right]
+    }
+
+    /// Tokens of all answers together.
+    pub fn tokens(&self) -> usize {
+        self.answers.iter().map(|answer| answer.tokens.len()).sum()
+    }
+}
+
 /// Something to distil on.
 pub trait Documents: Send + Sync {
     /// Draws a document for training, about `length` tokens long if that is possible; labelled are tokens that matter more than the others.
@@ -106,16 +143,31 @@ pub trait Documents: Send + Sync {
 
 /// A task over one parent's tokens; its documents are of the training split.
 pub trait Task: Documents {
-    /// How examples are scored.
+    /// How questions are scored.
     fn metric(&self) -> Metric;
 
-    /// Draws an example of a split.
+    /// Draws an example of a split, with its right answer.
     fn example(&self, split: Split, random: &mut ChaCha8Rng) -> Example;
 
-    /// The fixed examples of a split: the same for every experiment, whatever its seed.
-    fn examples(&self, name: &str, split: Split, count: usize) -> Vec<Example> {
+    /// The fixed questions of a split: the same for every experiment, whatever its seed. Those of a task that is drawn never run out.
+    fn questions(&self, name: &str, split: Split, count: usize) -> Vec<Question> {
         let mut random = random::stream(&format!("{name}/{}", split.name()));
-        (0..count).map(|_| self.example(split, &mut random)).collect()
+        (0..count).map(|index| Question::single(index.to_string(), self.example(split, &mut random))).collect()
+    }
+
+    /// The same with their right answers alone.
+    fn examples(&self, name: &str, split: Split, count: usize) -> Vec<Example> {
+        self.questions(name, split, count).into_iter().map(|mut question| question.answers.swap_remove(question.right)).collect()
+    }
+
+    /// Stands for what the examples are, where their files say it; empty where the task's settings do.
+    fn content(&self) -> String {
+        String::new()
+    }
+
+    /// Prompts of a split that were cut to the model's context.
+    fn truncated(&self, _split: Split) -> usize {
+        0
     }
 }
 

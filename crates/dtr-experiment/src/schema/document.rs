@@ -6,13 +6,12 @@
 use std::{borrow::Cow, ops::Range, path::Path};
 
 use miette::NamedSource;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::{
     Spanned,
     de::{DeTable, DeValue, Deserializer},
 };
 
-use super::raw::RawExperiment;
 use crate::error::{Error, Invalid, Problem};
 
 /// Before the value of an override, to make a document of it.
@@ -109,10 +108,15 @@ impl<'i> Document<'i> {
 
     /// # Errors
     /// [`Error::Invalid`] when a key is missing or unknown, or a value has the wrong type.
-    pub(super) fn raw(&self) -> Result<RawExperiment, Error> {
-        RawExperiment::deserialize(Deserializer::from(self.root.clone()))
+    pub(super) fn raw<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        T::deserialize(Deserializer::from(self.root.clone()))
             // Without its input, the reader's message ends with the dotted key.
             .map_err(|error| self.sources.shape(&error, &error.to_string()))
+    }
+
+    /// Whether there is no other key at the top.
+    pub(super) fn has_only(&self, key: &str) -> bool {
+        self.root.get_ref().keys().all(|found| found.get_ref() == key)
     }
 
     /// An error at the value of `key`, whose last parts may be missing; a number is a place in a list.

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use dtr_distill::{Initialise, Loss, Optimiser};
 use dtr_eval::Format;
 use dtr_eval::task::synthetic::{InContextRecall, Induction, ListOps, Mqar, Needle, SelectiveCopying, VariableTracking};
+use dtr_eval::task::{JsonLinesConfig, TextConfig};
 use dtr_search::{Acceptance, Floor, Racing, Signal, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,13 @@ pub(super) struct RawExperiment {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawParent {
     pub path: PathBuf,
+}
+
+/// A file of tasks alone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawTasks {
+    pub tasks: BTreeMap<String, RawTask>,
 }
 
 /// A table of `tasks`: exactly one of the keys after the first two says its kind.
@@ -59,6 +67,10 @@ pub(super) struct RawTask {
     pub variable_tracking: Option<VariableTracking>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub list_ops: Option<ListOps>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json_lines: Option<Box<JsonLinesConfig>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
 }
 
 /// An operator that competes for each layer.

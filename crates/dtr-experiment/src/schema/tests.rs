@@ -72,6 +72,7 @@ fn resolved_experiment_loads_to_an_equal_one() {
     for experiment in [
         synthetic,
         quickstart(&[]),
+        load(&quickstart_path().with_file_name("own-task.toml"), &[]).unwrap(),
         quickstart(&[("operators", window), ("seed", "18446744073709551615"), ("device", "cuda:1")]),
         quickstart(&[("distill.learning-rate", "1e-300"), ("distill.warmup", "0.1")]),
     ] {
@@ -198,7 +199,7 @@ fn values_are_checked() {
 #[test]
 fn task_has_one_kind() {
     let second = "phonebook = { entries = 1, start = \"a\", question = \"b\" }\nrust-text = { tokens";
-    let expected = "one of the keys phonebook, snippet-origin, rust-text, mqar";
+    let expected = "one of the keys phonebook, snippet-origin, rust-text, json-lines, text, mqar";
     check(&[("[tasks.rust-text]", "¦[tasks.rust-text]"), ("rust-text = { tokens", second)], &[expected, "found 2 of them"]);
     check(&[("[tasks.phonebook]", "¦[tasks.phonebook]"), ("phonebook = {", "# {")], &[expected, "found 0 of them"]);
 }

@@ -20,14 +20,14 @@ use crate::error::Error;
 pub(super) struct Checker<'d>(pub &'d Document<'d>);
 
 impl Checker<'_> {
-    fn require(&self, holds: bool, key: &[&str], expected: &str, found: &dyn Display, remedy: &str) -> Result<(), Error> {
+    pub(super) fn require(&self, holds: bool, key: &[&str], expected: &str, found: &dyn Display, remedy: &str) -> Result<(), Error> {
         if holds {
             return Ok(());
         }
         Err(self.0.invalid(key, expected.to_owned(), found.to_string(), remedy.to_owned()))
     }
 
-    fn positive(&self, key: &[&str], value: usize) -> Result<(), Error> {
+    pub(super) fn positive(&self, key: &[&str], value: usize) -> Result<(), Error> {
         self.require(value > 0, key, "at least 1", &value, "write a whole number from 1")
     }
 
@@ -41,12 +41,12 @@ impl Checker<'_> {
         )
     }
 
-    fn not_empty(&self, key: &[&str], empty: bool, what: &str) -> Result<(), Error> {
+    pub(super) fn not_empty(&self, key: &[&str], empty: bool, what: &str) -> Result<(), Error> {
         self.require(!empty, key, what, &"none", "add one as in configs/quickstart.toml")
     }
 
     /// Names that may occur only once.
-    fn unique<'n>(&self, key: &[&str], names: impl IntoIterator<Item = &'n str>) -> Result<(), Error> {
+    pub(super) fn unique<'n>(&self, key: &[&str], names: impl IntoIterator<Item = &'n str>) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         for (index, name) in names.into_iter().enumerate() {
             let index = index.to_string();
@@ -118,25 +118,25 @@ impl Checker<'_> {
         Ok(())
     }
 
-    pub(super) fn tasks(&self, raw: BTreeMap<String, RawTask>) -> Result<BTreeMap<String, Task>, Error> {
+    pub(super) fn tasks(&self, raw: BTreeMap<String, RawTask>, directory: &Path) -> Result<BTreeMap<String, Task>, Error> {
         self.not_empty(&["tasks"], raw.is_empty(), "at least one task")?;
         raw.into_iter()
             .map(|(name, task)| {
-                let task = self.task(&name, task)?;
+                let task = self.task(&name, task, directory)?;
                 Ok((name, task))
             })
             .collect()
     }
 
-    fn task(&self, name: &str, raw: RawTask) -> Result<Task, Error> {
+    fn task(&self, name: &str, raw: RawTask, directory: &Path) -> Result<Task, Error> {
         let task = ["tasks", name];
         self.name(&task, name)?;
-        self.positive(&["tasks", name, "validation"], raw.validation)?;
-        self.positive(&["tasks", name, "test"], raw.test)?;
         let kinds = [
             raw.phonebook.map(TaskKind::Phonebook),
             raw.snippet_origin.map(TaskKind::SnippetOrigin),
             raw.rust_text.map(TaskKind::RustText),
+            raw.json_lines.map(TaskKind::JsonLines),
+            raw.text.map(TaskKind::Text),
             raw.mqar.map(Synthetic::Mqar).map(TaskKind::Synthetic),
             raw.in_context_recall.map(Synthetic::InContextRecall).map(TaskKind::Synthetic),
             raw.induction.map(Synthetic::Induction).map(TaskKind::Synthetic),
@@ -145,19 +145,19 @@ impl Checker<'_> {
             raw.variable_tracking.map(Synthetic::VariableTracking).map(TaskKind::Synthetic),
             raw.list_ops.map(Synthetic::ListOps).map(TaskKind::Synthetic),
         ];
-        let kinds: Vec<TaskKind> = kinds.into_iter().flatten().collect();
-        let [kind] = kinds.as_slice() else {
-            return Err(self.0.invalid(
-                &task,
-                "a task with one of the keys phonebook, snippet-origin, rust-text, mqar, in-context-recall, induction, \
-                 selective-copying, needle, variable-tracking, list-ops"
-                    .to_owned(),
-                format!("{} of them", kinds.len()),
-                "keep the key of one kind; make a task of each further one".to_owned(),
-            ));
-        };
-        let key = |last| ["tasks", name, kind.name(), last];
-        match kind {
+        let mut kinds: Vec<TaskKind> = kinds.into_iter().flatten().collect();
+        self.require(
+            kinds.len() == 1,
+            &task,
+            "a task with one of the keys phonebook, snippet-origin, rust-text, json-lines, text, mqar, in-context-recall, induction, \
+             selective-copying, needle, variable-tracking, list-ops",
+            &format_args!("{} of them", kinds.len()),
+            "keep the key of one kind; make a task of each further one",
+        )?;
+        let mut kind = kinds.remove(0);
+        let of_kind = kind.name();
+        let key = |last| ["tasks", name, of_kind, last];
+        match &mut kind {
             TaskKind::Phonebook(phonebook) => {
                 self.positive(&key("entries"), phonebook.entries)?;
                 self.token(&key("start"), &phonebook.start)?;
@@ -175,7 +175,7 @@ impl Checker<'_> {
                 )?;
                 let mut seen = BTreeSet::new();
                 for (label, token) in &origin.labels {
-                    let key = ["tasks", name, kind.name(), "labels", label];
+                    let key = ["tasks", name, of_kind, "labels", label];
                     self.token(&key, token)?;
                     let found = format_args!("`{token}` a second time");
                     self.require(seen.insert(token), &key, "a token of its own", &found, "write another token")?;
@@ -188,11 +188,26 @@ impl Checker<'_> {
                 self.unique(&key("crates"), text.crates.iter().map(String::as_str))?;
             }
             TaskKind::Synthetic(synthetic) => synthetic.check().map_err(|wrong| {
-                let key: Vec<&str> = ["tasks", name, kind.name()].into_iter().chain(wrong.key.split('.')).collect();
+                let key: Vec<&str> = ["tasks", name, of_kind].into_iter().chain(wrong.key.split('.')).collect();
                 self.0.invalid(&key, wrong.expected, wrong.found, wrong.remedy.to_owned())
             })?,
+            TaskKind::JsonLines(config) => self.json_lines(&["tasks", name, of_kind], config, directory)?,
+            TaskKind::Text(config) => {
+                self.splits(&["tasks", name, of_kind, "files"], &mut config.files, directory)?;
+                self.positive(&key("length"), config.length)?;
+            }
         }
-        Ok(Task { validation: raw.validation, test: raw.test, kind: kind.clone() })
+        Ok(Task { validation: raw.validation, test: raw.test, kind })
+    }
+
+    /// Makes a path relative to `directory` canonical.
+    pub(super) fn file(&self, key: &[&str], file: &mut PathBuf, directory: &Path) -> Result<(), Error> {
+        let joined = directory.join(&*file);
+        let canonical = joined.canonicalize().unwrap_or_default();
+        let found = format_args!("no file {}", joined.display());
+        self.require(canonical.is_file(), key, "a file, relative to the experiment file", &found, "correct the path")?;
+        *file = canonical;
+        Ok(())
     }
 
     pub(super) fn corpora(
@@ -211,12 +226,7 @@ impl Checker<'_> {
                 self.require([2, 4].contains(&bytes), &key, "2 or 4", &bytes, "write the bytes of a token id")?;
             }
             for (index, file) in corpus.files.iter_mut().enumerate() {
-                let joined = directory.join(&*file);
-                let canonical = joined.canonicalize().unwrap_or_default();
-                let key = ["corpora", name, "files", &index.to_string()];
-                let found = format_args!("no file {}", joined.display());
-                self.require(canonical.is_file(), &key, "a file, relative to the experiment file", &found, "correct the path")?;
-                *file = canonical;
+                self.file(&["corpora", name, "files", &index.to_string()], file, directory)?;
             }
         }
         Ok(corpora)
@@ -307,6 +317,8 @@ impl Checker<'_> {
         self.unique(&["search", "tasks"], search.tasks.iter().map(String::as_str))?;
         for (index, task) in search.tasks.iter().enumerate() {
             self.known(&["search", "tasks", &index.to_string()], task, tasks)?;
+            self.positive(&["tasks", task, "validation"], tasks[task].validation)?;
+            self.positive(&["tasks", task, "test"], tasks[task].test)?;
         }
         let key = |last| ["search", last];
         let inside = |number: f64| number > 0.0 && number < 1.0;

@@ -19,7 +19,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::objective::path;
-use super::prepare::{Bank, Parent, letter};
+use super::prepare::{Bank, Parent, letter, task_key};
 use super::{Options, Run, Texts};
 use crate::error::Error;
 use crate::events::Event;
@@ -283,7 +283,7 @@ pub struct Distilled {
 /// The first thing that goes wrong; what was trained until then is kept and found again.
 pub fn distill<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<Vec<Distilled>, Error> {
     let parent = super::prepare::parent::<B::InnerBackend>(experiment, device)?;
-    let texts = super::prepare::texts(experiment, &parent.tokenizer, parent.config.vocabulary)?;
+    let texts = super::prepare::texts(experiment, &parent)?;
     let (operators, progress) = (super::prepare::operators(experiment), terminal::Progress::new(options.quiet));
     let making = Making::<B> { experiment, parent: &parent, texts: &texts, operators: &operators, runs: &options.runs, progress, device };
     let shelves = making.shelves(&mut |_| Ok(()))?;
@@ -315,10 +315,10 @@ fn scores<B: MixerBackend>(
 ) -> BTreeMap<String, (f64, f64)> {
     let of_task = |name: &String| {
         let (task, count) = (texts.tasks[name].as_ref(), experiment.tasks()[name].validation);
-        let examples = task.examples(name, Split::Validation, count);
+        let questions = task.questions(name, Split::Validation, count);
         let full = path(&Layout::parent(layout.layers()), 0);
         let whole = 0..count;
-        let mut scorer = Scorer::new(&examples, std::slice::from_ref(&whole), task.metric(), (&parent.model, &full), 0, device);
+        let mut scorer = Scorer::new(&questions, std::slice::from_ref(&whole), task.metric(), (&parent.model, &full), 0, device);
         let mut mean = |model, path: &[u64]| {
             let found = scorer.score(model, path, whole.clone()).0;
             found.iter().map(|score| f64::from(score.score)).sum::<f64>() / count as f64
@@ -333,7 +333,10 @@ fn scores<B: MixerBackend>(
 fn student_key<B: Backend>(experiment: &Experiment, parent: &Parent<B>, texts: &Texts, operator: &MixerConfig) -> String {
     let mut distill = experiment.distill().clone();
     (distill.cache_bytes, distill.devices) = (None, None);
-    let text = |name: &String| experiment.tasks().get(name).map_or_else(|| texts.corpora[name].1.clone(), |task| task.kind.key());
+    let text = |name: &String| match experiment.tasks().get(name) {
+        Some(task) => task_key(&task.kind, texts.tasks[name].as_ref()),
+        None => texts.corpora[name].1.clone(),
+    };
     let mixture: Vec<_> = distill.mixture.keys().map(|name| (name, text(name))).collect();
     key(&(&parent.identity, experiment.seed(), experiment.device().to_string(), &distill, mixture, operator))
 }

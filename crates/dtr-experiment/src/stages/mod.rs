@@ -2,6 +2,7 @@
 
 mod distill;
 mod efficiency;
+mod evaluate;
 mod export;
 mod objective;
 mod prepare;
@@ -31,6 +32,7 @@ use crate::{atomic, html};
 use objective::Banks;
 
 pub use distill::{Distilled, distill};
+pub use evaluate::{Evaluated, Evaluation, evaluate};
 pub use prepare::{Plan, plan};
 pub use replay::replay;
 pub use study::{Recording, Row, Study, study};
@@ -81,7 +83,7 @@ impl<B: Backend> Found<B> {
 pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<(PathBuf, Report), Error> {
     let began = Instant::now();
     let parent = prepare::parent::<B::InnerBackend>(experiment, device)?;
-    let texts = prepare::texts(experiment, &parent.tokenizer, parent.config.vocabulary)?;
+    let texts = prepare::texts(experiment, &parent)?;
     let directory = RunDir::open(&options.runs, experiment)?;
     let (log, _) = EventLog::open(directory.events())?;
     let operators = prepare::operators(experiment);

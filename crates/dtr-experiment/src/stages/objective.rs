@@ -12,7 +12,7 @@ use dtr_eval::{Scorer, Split, Task};
 use dtr_models::Decoder;
 use dtr_search::{Evaluation, Example, Layout, Objective, Operator};
 
-use super::prepare::{Bank, Parent};
+use super::prepare::{Bank, Parent, task_key};
 use crate::error::Error;
 use crate::run_dir::RunDir;
 use crate::schema::{Experiment, Goal, Limit, key};
@@ -60,16 +60,17 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
     ) -> Result<Self, Error> {
         let sizes = &experiment.tasks()[name];
         let count = if split == Split::Test { sizes.test } else { sizes.validation };
-        let examples = task.examples(name, split, count);
+        let questions = task.questions(name, split, count);
+        let examples: Vec<&dtr_eval::Example> = questions.iter().map(dtr_eval::Question::example).collect();
         let answer = |example: &dtr_eval::Example| -> Vec<u32> { example.labelled.iter().map(|&at| example.tokens[at]).collect() };
-        if examples.len() > 1 && examples.windows(2).all(|pair| answer(&pair[0]) == answer(&pair[1])) {
+        if examples.len() > 1 && examples.windows(2).all(|pair| answer(pair[0]) == answer(pair[1])) {
             return Err(Error::OneAnswer { task: name.into(), split: split.name(), examples: examples.len() });
         }
         let base = Layout::parent(parent.config.layers());
         let parts = parts(count);
         let choosing = parts.first().map_or(count, |part| part.end);
-        let scorer = Scorer::new(&examples, &parts, task.metric(), (&parent.model, &path(&base, 0)), CACHE_BYTES, device);
-        let identity = (&parent.identity, name, sizes.kind.key(), count, &parts, experiment.device().to_string());
+        let scorer = Scorer::new(&questions, &parts, task.metric(), (&parent.model, &path(&base, 0)), CACHE_BYTES, device);
+        let identity = (&parent.identity, name, task_key(&sizes.kind, task), count, &parts, experiment.device().to_string());
         Ok(Self {
             key: key(&identity),
             experiment,
@@ -164,7 +165,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
 }
 
 /// An answer with a loss that is no number is a wrong one, and as bad as can be.
-fn finite(found: dtr_eval::Score) -> Example {
+pub(super) fn finite(found: dtr_eval::Score) -> Example {
     const WORST: f32 = 1e4;
     let bounded = |nats: f32| if nats.is_finite() { nats } else { WORST };
     let score = if found.loss.is_finite() { found.score } else { 0.0 };

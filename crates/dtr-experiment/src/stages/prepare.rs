@@ -7,9 +7,9 @@ use burn::module::Module;
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
 use dtr_eval::corpus::Sources;
-use dtr_eval::task::{Phonebook, RustText, SnippetOrigin};
-use dtr_eval::{EvalError, Files};
-use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, Tokenizer, checkpoint};
+use dtr_eval::task::{JsonLines, Phonebook, RustText, SnippetOrigin, Text};
+use dtr_eval::{EvalError, Files, Question, Reader, Split, random};
+use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, checkpoint};
 use dtr_search::{Layout, Operator};
 use sha2::{Digest, Sha256};
 
@@ -21,7 +21,7 @@ use crate::schema::{self, Experiment, TaskKind, key};
 pub(super) struct Parent<B: Backend> {
     pub config: DecoderConfig,
     pub model: Decoder<B>,
-    pub tokenizer: Tokenizer,
+    pub reader: Reader,
     pub directory: PathBuf,
     /// Stands for its weights in the keys of units.
     pub identity: String,
@@ -77,16 +77,16 @@ pub struct Plan {
 /// As the run would.
 pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Result<Plan, Error> {
     let parent = parent::<B>(experiment, device)?;
-    let texts = texts(experiment, &parent.tokenizer, parent.config.vocabulary)?;
+    let texts = texts(experiment, &parent)?;
     let layers = parent.config.layers();
     let students = layers * experiment.operators().len();
     let student = |operator: &MixerConfig| operator.init::<B>(&parent.config.attention, device).num_params();
     let weights: usize = operators(experiment).iter().map(|operator| layers * student(operator)).sum();
     let hidden = |name: &String| {
         let task = &experiment.tasks()[name];
-        let mut random = dtr_eval::random::stream("plan");
-        let length = texts.tasks[name].example(dtr_eval::Split::Validation, &mut random).tokens.len();
-        (task.validation.max(task.test) * length * parent.config.attention.hidden * layers * 4).min(super::objective::CACHE_BYTES)
+        let tokens = |split, count| texts.tasks[name].questions(name, split, count).iter().map(Question::tokens).sum::<usize>();
+        let tokens = tokens(Split::Validation, task.validation).max(tokens(Split::Test, task.test));
+        (tokens * parent.config.attention.hidden * layers * 4).min(super::objective::CACHE_BYTES)
     };
     for name in &experiment.search().tasks {
         super::search::settings(experiment, vec![(letter(&operators(experiment)[0]), 0.0); layers])
@@ -112,14 +112,14 @@ pub(super) fn parent<B: MixerBackend>(experiment: &Experiment, device: &B::Devic
     if let Some(layer) = config.mixers.iter().position(|mixer| !matches!(mixer, MixerConfig::Softmax { .. })) {
         return Err(Error::NotAParent { directory, layer, layout: config.layout() });
     }
-    let tokenizer = Tokenizer::load(&directory, config.vocabulary)?;
+    let reader = Reader::load(&directory, &config)?;
     let identity = identity(&directory)?;
-    Ok(Parent { config, model, tokenizer, directory, identity })
+    Ok(Parent { config, model, reader, directory, identity })
 }
 
 /// Hash of the configuration and of each weight file's size and beginning: header and first weights, so that large
 /// checkpoints need not be read twice.
-fn identity(directory: &Path) -> Result<String, Error> {
+pub(super) fn identity(directory: &Path) -> Result<String, Error> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
         move |source| Error::Io { action: "read", path, source }
@@ -150,16 +150,36 @@ fn content(path: &Path) -> Result<[u8; 32], Error> {
 }
 
 /// Tasks and corpora.
-pub(super) fn texts(experiment: &Experiment, tokenizer: &Tokenizer, vocabulary: usize) -> Result<Texts, Error> {
-    let mut sources = None;
-    let mut tasks = BTreeMap::new();
-    for (name, task) in experiment.tasks() {
-        let mut sources = || {
+pub(super) fn texts<B: Backend>(experiment: &Experiment, parent: &Parent<B>) -> Result<Texts, Error> {
+    let tasks = tasks(experiment.tasks(), &parent.reader)?;
+    // A task without a training split cannot be distilled on.
+    for task in experiment.distill().mixture.keys().filter_map(|name| tasks.get(name)) {
+        task.document(1, &mut random::stream("plan"))?;
+    }
+    let batch = experiment.distill().rows * experiment.distill().length;
+    let mut corpora = BTreeMap::new();
+    for (name, corpus) in experiment.corpora() {
+        let (tokenizer, vocabulary) = (parent.reader.tokenizer(), parent.config.vocabulary);
+        let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, tokenizer, vocabulary)?;
+        files.require(batch)?;
+        let contents = corpus.files.iter().map(|file| content(file)).collect::<Result<Vec<_>, _>>()?;
+        corpora.insert(name.clone(), (files, key(&(&corpus.format, &corpus.separator, contents))));
+    }
+    Ok(Texts { tasks, corpora })
+}
+
+/// Tasks over the tokens of one model.
+pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> Result<BTreeMap<String, Box<dyn dtr_eval::Task>>, Error> {
+    let (mut sources, mut all) = (None, BTreeMap::new());
+    let tokenizer = reader.tokenizer();
+    for (name, task) in tasks {
+        let mut sources = || -> Result<Sources, EvalError> {
             if sources.is_none() {
                 sources = Some(Sources::locate(&workspace_manifest())?);
             }
-            Ok::<_, EvalError>(sources.clone().expect("just located"))
+            Ok(sources.clone().expect("just located"))
         };
+        let wanted = [(Split::Validation, task.validation), (Split::Test, task.test)];
         let made: Box<dyn dtr_eval::Task> = match &task.kind {
             TaskKind::Phonebook(book) => Box::new(Phonebook::new(tokenizer, book.entries, &book.start, &book.question)?),
             TaskKind::SnippetOrigin(snippet) => {
@@ -169,18 +189,17 @@ pub(super) fn texts(experiment: &Experiment, tokenizer: &Tokenizer, vocabulary: 
             TaskKind::Synthetic(synthetic) => {
                 synthetic.task(tokenizer, &mut sources).map_err(|source| Error::InTask { task: name.clone(), source: Box::new(source) })?
             }
+            TaskKind::JsonLines(config) => Box::new(JsonLines::open(name, config, &wanted, reader)?),
+            TaskKind::Text(config) => Box::new(Text::open(name, config, &wanted, reader)?),
         };
-        tasks.insert(name.clone(), made);
+        all.insert(name.clone(), made);
     }
-    let batch = experiment.distill().rows * experiment.distill().length;
-    let mut corpora = BTreeMap::new();
-    for (name, corpus) in experiment.corpora() {
-        let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, tokenizer, vocabulary)?;
-        files.require(batch)?;
-        let contents = corpus.files.iter().map(|file| content(file)).collect::<Result<Vec<_>, _>>()?;
-        corpora.insert(name.clone(), (files, key(&(&corpus.format, &corpus.separator, contents))));
-    }
-    Ok(Texts { tasks, corpora })
+    Ok(all)
+}
+
+/// Stands for all that a task's examples are.
+pub(super) fn task_key(kind: &TaskKind, task: &dyn dtr_eval::Task) -> String {
+    kind.key() + &task.content()
 }
 
 /// The workspace this binary was built in: its locked dependencies lie wherever it was built.

@@ -74,6 +74,10 @@ impl Run<'_> {
         let layouts = settings.strategy.layouts(layers, settings.menu.len());
         let examples = self.experiment.tasks()[name].validation;
         let bar = self.progress.stage(&format!("searching {name}"), layouts as u64, "layouts");
+        let truncated = task.truncated(Split::Validation) + task.truncated(Split::Test);
+        if truncated > 0 {
+            bar.warn(&format!("{truncated} prompts were cut to the model's context"));
+        }
         let here = (self.experiment, &self.directory);
         let parts = |count| parts(&settings, count);
         let workshop =

@@ -219,13 +219,7 @@ fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(Str
 }
 
 /// What a search finds on one draw of all examples.
-fn outcome(
-    scores: &HashMap<Layout, Vec<Example>>,
-    all: usize,
-    settings: &Settings,
-    study: &Study,
-    draw: usize,
-) -> Result<Outcome, Error> {
+fn outcome(scores: &HashMap<Layout, Vec<Example>>, all: usize, settings: &Settings, study: &Study, draw: usize) -> Result<Outcome, Error> {
     let mut order: Vec<usize> = (0..all).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
     let mut table = Table { scores, order, examples: study.examples };

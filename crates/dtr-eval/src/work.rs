@@ -1,0 +1,162 @@
+//! One batch through the layers of a model, and what its answers come to.
+
+use burn::prelude::*;
+use burn::tensor::activation::log_softmax;
+use dtr_attention::{MixerBackend, loss};
+use dtr_models::{Context, Decoder};
+
+use crate::batch::Batch;
+
+/// A batch, and what the parent makes of it.
+#[derive(Debug)]
+pub(crate) struct Work<B: Backend> {
+    pub batch: Batch<B>,
+    /// The parent's hidden states in front of the head that predict the labelled tokens, `[1, M, N]`, once they are known.
+    pub parent: Option<Tensor<B, 3>>,
+}
+
+/// What comes out of a batch.
+pub(crate) struct Outcome<B: Backend> {
+    /// Row by row.
+    pub rows: Vec<Row>,
+    /// Hidden states in front of the head where labelled tokens are predicted, `[1, M, N]`.
+    pub front: Tensor<B, 3>,
+    /// Hidden states behind each layer from the first that was run, the last one left out.
+    pub states: Vec<Tensor<B, 3>>,
+}
+
+/// How the labelled tokens of one sequence were predicted: sums over them.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Row {
+    /// How many they are.
+    pub count: usize,
+    /// Those that were the likeliest of the vocabulary.
+    pub hits: usize,
+    /// Answers that they make up: runs of adjacent ones.
+    pub answers: usize,
+    /// Answers of which every token was.
+    pub answered: usize,
+    /// Whether the first was the likeliest of the tokens asked about, if some are.
+    pub chosen: bool,
+    /// Cross-entropy in nats.
+    pub nats: f32,
+    /// `KL(parent || model)` in nats.
+    pub divergence: f32,
+}
+
+impl<B: MixerBackend> Work<B> {
+    /// Runs `model` from layer `first` on, whose input is `state`. Labels are tokens that are compared with each other alone.
+    pub fn score(
+        &self,
+        model: &Decoder<B>,
+        (first, state): (usize, Option<Tensor<B, 3>>),
+        parent: &Decoder<B>,
+        labels: &[u32],
+        keep: bool,
+    ) -> Outcome<B> {
+        let (x, states) = self.predicting_states(model, first, state, keep);
+        Outcome { rows: self.rows(model, x.clone(), parent, labels), front: x, states }
+    }
+
+    /// What the parent's head is given where labelled tokens are predicted.
+    pub fn reference(&self, parent: &Decoder<B>) -> Tensor<B, 3> {
+        self.predicting_states(parent, 0, None, false).0
+    }
+
+    /// Runs the layers from `first`; what comes in front of the head where labelled tokens are predicted, and, if they are to be
+    /// kept, the hidden states behind each layer but the last.
+    fn predicting_states(
+        &self,
+        model: &Decoder<B>,
+        first: usize,
+        state: Option<Tensor<B, 3>>,
+        keep: bool,
+    ) -> (Tensor<B, 3>, Vec<Tensor<B, 3>>) {
+        let context = model.context(self.batch.positions.clone());
+        let mut x = state.unwrap_or_else(|| model.embed(self.batch.ids.clone()));
+        let last = model.layers.len() - 1;
+        let mut states = Vec::new();
+        for layer in &model.layers[first..last] {
+            x = pass(layer, x, &context);
+            if keep {
+                states.push(x.clone());
+            }
+        }
+        // Behind the last mixer only the positions count that predict something.
+        let layer = &model.layers[last];
+        let mixed = layer.mixer.mix(layer.mixer_input(x.clone()), &context);
+        let [x, mixed] = [x, mixed].map(|x| self.predicting(x));
+        (layer.after_mixer(x, mixed), states)
+    }
+
+    /// The rows of `x [B, T, N]` that predict a labelled token, `[1, M, N]`.
+    fn predicting(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let [batch, time, width] = x.dims();
+        x.reshape([batch * time, width]).select(0, self.batch.predicting.clone()).unsqueeze()
+    }
+
+    /// Sums of each row from the hidden states `[1, M, N]` that predict its labelled tokens.
+    fn rows(&self, model: &Decoder<B>, x: Tensor<B, 3>, parent: &Decoder<B>, labels: &[u32]) -> Vec<Row> {
+        let logits = model.head(x).squeeze_dim::<2>(0);
+        let floats = |values: Tensor<B, 2>| values.into_data().convert::<f32>().iter::<f32>().collect::<Vec<f32>>();
+        let whole = |values: Tensor<B, 2, Int>| values.into_data().convert::<i64>().iter::<i64>().collect::<Vec<i64>>();
+        let targets = whole(self.batch.targets.clone());
+        let likeliest = whole(logits.clone().argmax(1));
+        let chosen = (!labels.is_empty()).then(|| {
+            let ids: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
+            let ids = Tensor::from_data(TensorData::new(ids, [labels.len()]), &logits.device());
+            whole(logits.clone().select(1, ids).argmax(1)).into_iter().map(|place| i64::from(labels[place as usize])).collect::<Vec<_>>()
+        });
+        let divergences = self.parent.as_ref().map(|parent_states| {
+            let own = log_softmax(logits.clone(), 1);
+            let parent = log_softmax(parent.head(parent_states.clone()).squeeze_dim::<2>(0), 1);
+            floats((parent.clone().exp() * (parent - own)).sum_dim(1))
+        });
+        let nats = loss::cross_entropy(logits, self.batch.targets.clone().squeeze_dim(1));
+        let nats: Vec<f32> = nats.into_data().convert::<f32>().iter::<f32>().collect();
+        let right: Vec<bool> = likeliest.iter().zip(&targets).map(|(likeliest, target)| likeliest == target).collect();
+        let mut at = 0;
+        let rows = self.batch.answers.iter().map(|answers| {
+            let count = answers.iter().sum();
+            let rows = at..at + count;
+            at += count;
+            Row {
+                count,
+                hits: right[rows.clone()].iter().filter(|&&right| right).count(),
+                answers: answers.len(),
+                answered: wholly(&right[rows.clone()], answers),
+                chosen: chosen.as_ref().is_some_and(|chosen| count > 0 && chosen[rows.start] == targets[rows.start]),
+                nats: nats[rows.clone()].iter().sum(),
+                divergence: divergences.as_ref().map_or(0.0, |all| all[rows].iter().sum()),
+            }
+        });
+        rows.collect()
+    }
+}
+
+fn pass<B: MixerBackend>(layer: &dtr_models::decoder::Block<B>, x: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 3> {
+    let state = layer.mixer.empty_state(x.dims()[0]);
+    layer.forward(x, context, state).0
+}
+
+/// How many answers of these lengths, one behind the other, are wholly right.
+fn wholly(mut right: &[bool], answers: &[usize]) -> usize {
+    let whole = |length: &&usize| {
+        let (answer, rest) = right.split_at(**length);
+        right = rest;
+        answer.iter().all(|&right| right)
+    };
+    answers.iter().filter(whole).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wholly;
+
+    #[test]
+    fn answers_count_as_wholes() {
+        assert_eq!(wholly(&[true; 5], &[2, 1, 2]), 3);
+        assert_eq!(wholly(&[true, true, false, true, false], &[2, 1, 2]), 1);
+        assert_eq!(wholly(&[false, true, true, true, true], &[2, 1, 2]), 2);
+    }
+}
