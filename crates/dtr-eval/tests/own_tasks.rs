@@ -112,7 +112,7 @@ fn a_label_is_one_token_behind_the_prompt() {
 
 #[test]
 fn examples_are_shown_in_front_and_not_distilled_on() {
-    let lines: String = (0..12).map(|n| format!("{{\"id\": {n}, \"q\": \"{n}?\", \"a\": \"{n}!\"}}\n")).collect();
+    let lines = (0..12).map(|n| format!("{{\"id\": {n}, \"q\": \"{n}?\", \"a\": \"{n}!\"}}\n")).collect::<Vec<_>>().concat();
     let directory = tempfile::tempdir().expect("a directory");
     let training = directory.path().join("training.jsonl");
     std::fs::write(&training, &lines).expect("written");
@@ -231,7 +231,7 @@ fn an_example_stays_in_its_split_and_in_its_order() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("own.jsonl");
     let ids = |count: usize, split: Split| -> Vec<String> {
-        let lines: String = (0..count).map(|n| format!("{{\"id\": \"e{n}\", \"q\": \"?\", \"a\": \"1\"}}\n")).collect();
+        let lines = (0..count).map(|n| format!("{{\"id\": \"e{n}\", \"q\": \"?\", \"a\": \"1\"}}\n")).collect::<Vec<_>>().concat();
         std::fs::write(&path, lines).expect("written");
         let keys = json!({ "files": { "divided": { "files": [path], "validation": 0.2, "test": 0.3 } } });
         open("", &keys).questions("own", split, usize::MAX).into_iter().map(|question| question.id).collect()
