@@ -13,10 +13,12 @@ pub mod run_dir;
 pub mod stages;
 
 pub mod report;
+pub mod rounds;
 
 pub mod charts;
 pub mod html;
 pub mod terminal;
+mod words;
 
 pub use error::Error;
 pub use schema::Experiment;

@@ -1,11 +1,19 @@
 //! The contract `report.json`: what a run found, as a function of its events. Keys may be added, never renamed.
 
+pub mod crossover;
+pub mod front;
+pub mod interval;
+
 use std::collections::BTreeMap;
 
 use dtr_search::{Confirmation, Floor, Verdict};
 use serde::{Deserialize, Serialize};
 
+pub use crate::events::{Answer, Efficiency};
 use crate::events::{Event, Model};
+pub use crossover::{Crossing, Crossover};
+pub use front::Point;
+use interval::wilson;
 
 /// Everything a run found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +36,12 @@ pub struct Report {
     pub tasks: BTreeMap<String, Task>,
     /// Speed and memory over context length.
     pub efficiency: Vec<Efficiency>,
+    /// Context lengths at which models were not measured, because that would take more memory than there is.
+    #[serde(default)]
+    pub too_long: Vec<TooLong>,
+    /// From which context length each hybrid is faster than its parent.
+    #[serde(default)]
+    pub crossovers: Vec<Crossover>,
 }
 
 /// The parent model.
@@ -70,6 +84,12 @@ pub struct Scores {
     pub validation: f64,
     /// On the split it never saw.
     pub test: f64,
+    /// Where the score on examples of the kind of the validation split lies, with 95 % confidence (Wilson).
+    #[serde(default)]
+    pub validation_interval: Option<[f64; 2]>,
+    /// The same of the test split.
+    #[serde(default)]
+    pub test_interval: Option<[f64; 2]>,
 }
 
 /// One layout and its scores.
@@ -83,6 +103,12 @@ pub struct Hybrid {
     pub validation: f64,
     /// Score on the split it never saw.
     pub test: f64,
+    /// Where the score on examples of the kind of the validation split lies, with 95 % confidence (Wilson).
+    #[serde(default)]
+    pub validation_interval: Option<[f64; 2]>,
+    /// The same of the test split.
+    #[serde(default)]
+    pub test_interval: Option<[f64; 2]>,
 }
 
 /// A layout found without search.
@@ -146,23 +172,45 @@ pub struct Task {
     pub baselines: Vec<Baseline>,
     /// What the search cost.
     pub search: Search,
+    /// How many examples the scores rest on.
+    #[serde(default)]
+    pub examples: Examples,
+    /// A few examples of the test split that parent and `m_opt` answer differently.
+    #[serde(default)]
+    pub differing: Vec<Answer>,
+    /// Layouts that no other scored layout beats in score, decoding time and cache at once.
+    #[serde(default)]
+    pub pareto: Vec<Point>,
 }
 
-/// Speed and memory at one context length.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Efficiency {
-    /// Tokens in the context.
-    pub context: usize,
-    /// Which model.
-    pub model: crate::events::Model,
+/// Numbers of examples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examples {
+    /// Of the split the search chose on.
+    pub validation: usize,
+    /// Of the split it never saw.
+    pub test: usize,
+}
+
+/// A model and a context length that is too long for it here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooLong {
     /// Task whose hybrid this is.
     pub task: String,
-    /// Tokens a second when reading the context, median.
-    pub prefill_tokens_per_second: f64,
-    /// Tokens a second when generating after it, median.
-    pub decode_tokens_per_second: f64,
-    /// Bytes of keys, values and states held for one sequence.
-    pub cache_bytes: usize,
+    /// Which model.
+    pub model: Model,
+    /// Its layout.
+    pub layout: String,
+    /// Tokens in the context.
+    pub context: usize,
+    /// Bytes it would take, going by shorter contexts.
+    pub needed_bytes: usize,
+}
+
+impl Hybrid {
+    fn new(layout: String, validation: f64, test: f64) -> Self {
+        Self { replaced: replaced(&layout), layout, validation, test, ..Self::default() }
+    }
 }
 
 impl Task {
@@ -175,6 +223,21 @@ impl Task {
     pub fn kept(&self, hybrid: &Hybrid) -> Option<f64> {
         (self.parent.test > 0.0).then(|| hybrid.test / self.parent.test)
     }
+
+    /// Whether its hybrids were scored on the test split.
+    pub fn tested(&self) -> bool {
+        !self.m_opt.layout.is_empty()
+    }
+
+    fn add_intervals(&mut self) {
+        let Examples { validation, test } = self.examples;
+        (self.parent.validation_interval, self.parent.test_interval) =
+            (wilson(self.parent.validation, validation), wilson(self.parent.test, test));
+        let baselines = self.baselines.iter_mut().map(|baseline| &mut baseline.hybrid);
+        for hybrid in [&mut self.m_best, &mut self.m_opt].into_iter().chain(baselines).filter(|hybrid| !hybrid.layout.is_empty()) {
+            (hybrid.validation_interval, hybrid.test_interval) = (wilson(hybrid.validation, validation), wilson(hybrid.test, test));
+        }
+    }
 }
 
 impl Report {
@@ -183,6 +246,13 @@ impl Report {
         let mut report = Self::default();
         for event in events {
             report.add(event);
+        }
+        report.crossovers = crossover::all(&report.efficiency);
+        for name in report.tasks.keys().cloned().collect::<Vec<_>>() {
+            let pareto = front::points(&name, &report, events).into_iter().filter(|point| point.front).collect();
+            let task = report.task(name);
+            task.pareto = pareto;
+            task.add_intervals();
         }
         report
     }
@@ -210,24 +280,40 @@ impl Report {
                 self.task(task).recovery = Some(Recovered { before, after, test_before, test_after });
             }
             Event::Tested { task, model, layout, validation, test } => {
-                let hybrid = Hybrid { replaced: replaced(&layout), layout, validation, test };
                 let task = self.task(task);
                 match model {
-                    Model::Parent => task.parent = Scores { validation, test },
-                    Model::MBest => task.m_best = hybrid,
-                    Model::MOpt => task.m_opt = hybrid,
+                    Model::Parent => task.parent = Scores { validation, test, ..Scores::default() },
+                    Model::MBest => task.m_best = Hybrid::new(layout, validation, test),
+                    Model::MOpt => {
+                        task.m_opt = Hybrid::new(layout, validation, test);
+                        // They are told behind this, and of this hybrid.
+                        task.differing.clear();
+                    }
+                    Model::AllLinear => {}
                 }
             }
             Event::Baseline { task, name, layout, validation, test } => {
                 let baselines = &mut self.task(task).baselines;
                 baselines.retain(|baseline| baseline.name != name);
-                baselines.push(Baseline { name, hybrid: Hybrid { replaced: replaced(&layout), layout, validation, test } });
+                baselines.push(Baseline { name, hybrid: Hybrid::new(layout, validation, test) });
             }
-            Event::Efficiency { task, model, context, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes } => {
-                self.efficiency.retain(|row| (row.context, row.model, &row.task) != (context, model, &task));
-                self.efficiency.push(Efficiency { context, model, task, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes });
+            Event::Answered(answer) => self.task(answer.task.clone()).differing.push(answer),
+            Event::Efficiency(new) => {
+                let same = |row: &Efficiency| {
+                    (row.context, row.model, &row.task, &row.layout) == (new.context, new.model, &new.task, &new.layout)
+                };
+                self.efficiency.retain(|row| !same(row));
+                self.efficiency.push(new);
+            }
+            Event::TooLong { task, model, layout, context, needed_bytes } => {
+                self.too_long.retain(|row| (&row.task, &row.layout, row.context) != (&task, &layout, context));
+                self.too_long.push(TooLong { task, model, layout, context, needed_bytes });
             }
             Event::Finished { seconds } => (self.complete, self.seconds) = (true, seconds),
+            Event::Searching { task, metric, validation, test } => {
+                let task = self.task(task);
+                (task.metric, task.examples) = (metric, Examples { validation, test });
+            }
             Event::Evaluated { task, .. } => {
                 self.task(task);
             }

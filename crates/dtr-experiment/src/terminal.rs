@@ -8,9 +8,11 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::events::Model;
-use crate::report::{Hybrid, Report, Task};
+use crate::html::compare::tasks;
+use crate::html::{Compared, differences};
+use crate::report::{Crossover, Efficiency, Hybrid, Report, Task};
 use crate::stages::{Distilled, Row, Study};
+use crate::words::{bytes, crossing, duration, floor, interval};
 
 /// Between two lines of progress where there is no terminal.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -123,7 +125,52 @@ pub fn summary(report: &Report) -> String {
         parts.push(format!("{title}\n{}\n{}", task_table(task), verdict(name, task)));
     }
     if !report.efficiency.is_empty() {
-        parts.push(format!("Speed and memory, one sequence\n{}", efficiency_table(report)));
+        let crossovers: String = report.crossovers.iter().map(faster).collect();
+        parts.push(format!("Speed and memory, one sequence, medians\n{}{crossovers}", efficiency_table(report)));
+    }
+    parts.join("\n\n")
+}
+
+/// From where a hybrid is faster than its parent.
+fn faster(found: &Crossover) -> String {
+    let Crossover { task, model, layout, prefill, decode, contexts } = found;
+    let [prefill, decode] = [prefill, decode].map(|found| crossing(*found, *contexts));
+    format!("\n{task}: {} {layout} is faster than the parent in decoding {decode}; in prefill {prefill}.", model.name())
+}
+
+/// Several runs side by side, task by task.
+pub fn comparison(runs: &[Compared]) -> String {
+    let mut settings = Table::new();
+    settings.load_style(UTF8_FULL_CONDENSED);
+    settings.set_header(std::iter::once("key").chain(runs.iter().map(|run| run.label.as_str())));
+    let found = differences(runs);
+    let differ = !found.is_empty();
+    for (key, values) in found {
+        settings.add_row(std::iter::once(key).chain(values));
+    }
+    let mut parts = vec![if differ { format!("What differs\n{settings}") } else { "The experiments do not differ.".into() }];
+    for name in tasks(runs) {
+        let mut table = table(&["run", "m_opt", "replaced", "test", "of parent", "floor"]);
+        for run in runs {
+            let Some(task) = run.report.tasks.get(name).filter(|task| task.tested()) else {
+                table.add_row([run.label.as_str(), "not tested yet"]);
+                continue;
+            };
+            let verdict = match task.standing(&task.m_opt) {
+                Some(standing) if standing >= task.search.floor => "holds",
+                Some(_) => "BROKEN",
+                None => "–",
+            };
+            table.add_row([
+                Cell::new(&run.label),
+                Cell::new(&task.m_opt.layout),
+                Cell::new(task.m_opt.replaced),
+                scored(task.m_opt.test, task.m_opt.test_interval),
+                task.kept(&task.m_opt).map_or_else(|| Cell::new("–"), percent),
+                Cell::new(format!("{} {verdict}", floor(task))),
+            ]);
+        }
+        parts.push(format!("{name}\n{table}"));
     }
     parts.join("\n\n")
 }
@@ -141,6 +188,12 @@ fn percent(score: f64) -> Cell {
     Cell::new(format!("{:.1} %", 100.0 * score))
 }
 
+/// A score with its interval.
+fn scored(score: f64, range: Option<[f64; 2]>) -> Cell {
+    let range = interval(range).map_or_else(String::new, |range| format!(" ({range})"));
+    Cell::new(format!("{:.1} %{range}", 100.0 * score))
+}
+
 fn task_table(task: &Task) -> Table {
     let mut table = table(&["model", "layout", "replaced", "validation", "test", "of parent"]);
     let mut row = |name: &str, hybrid: &Hybrid| {
@@ -149,24 +202,19 @@ fn task_table(task: &Task) -> Table {
             Cell::new(&hybrid.layout),
             Cell::new(hybrid.replaced),
             percent(hybrid.validation),
-            percent(hybrid.test),
+            scored(hybrid.test, hybrid.test_interval),
             task.kept(hybrid).map_or_else(|| Cell::new("–"), percent),
         ]);
     };
-    let layers = task.m_opt.layout.len();
-    row("parent", &Hybrid { layout: "S".repeat(layers), replaced: 0, validation: task.parent.validation, test: task.parent.test });
+    let layers = task.m_opt.layout.chars().count();
+    let (validation, test, test_interval) = (task.parent.validation, task.parent.test, task.parent.test_interval);
+    row("parent", &Hybrid { layout: "S".repeat(layers), validation, test, test_interval, ..Hybrid::default() });
     row("m_best", &task.m_best);
     row("m_opt", &task.m_opt);
     for baseline in &task.baselines {
         row(&baseline.name, &baseline.hybrid);
     }
     table
-}
-
-/// The floor in words.
-pub(crate) fn floor(task: &Task) -> String {
-    let of = if task.search.floor_is_score { "" } else { " of the parent" };
-    format!("{:.0} %{of}", 100.0 * task.search.floor)
 }
 
 /// Whether the floor held on the test split, and by how much it did not; and what was known before.
@@ -254,20 +302,18 @@ pub fn distilled(found: &[Distilled]) -> String {
 }
 
 fn efficiency_table(report: &Report) -> Table {
-    let mut table = table(&["task", "model", "context", "prefill tok/s", "decode tok/s", "cache"]);
+    let mut table = table(&["task", "model", "context", "prefill tok/s", "decode tok/s", "first token", "peak", "cache"]);
     for row in &report.efficiency {
-        let model = match row.model {
-            Model::Parent => "parent",
-            Model::MBest => "m_best",
-            Model::MOpt => "m_opt",
-        };
+        let Efficiency { task, model, context, prefill_tokens_per_second, decode_tokens_per_second, .. } = row;
         table.add_row([
-            Cell::new(&row.task),
-            Cell::new(model),
-            Cell::new(row.context),
-            Cell::new(format!("{:.0}", row.prefill_tokens_per_second)),
-            Cell::new(format!("{:.1}", row.decode_tokens_per_second)),
-            Cell::new(format!("{:.0} KiB", row.cache_bytes as f64 / 1024.0)),
+            Cell::new(task),
+            Cell::new(model.name()),
+            Cell::new(context),
+            Cell::new(format!("{prefill_tokens_per_second:.0}")),
+            Cell::new(format!("{decode_tokens_per_second:.1}")),
+            Cell::new(row.first_token_seconds.map_or_else(|| "–".to_owned(), duration)),
+            Cell::new(row.peak_bytes.map_or_else(|| "–".to_owned(), |count| bytes(count as f64))),
+            Cell::new(bytes(row.cache_bytes as f64)),
         ]);
     }
     table
