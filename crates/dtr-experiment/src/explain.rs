@@ -89,9 +89,13 @@ pub(crate) fn stayed(trace: &Trace, result: &Layout, layer: usize) -> String {
             None => format!("score {:.4} < {:.4}", decision.score, decision.minimum),
         };
     }
-    let last = trace.evaluations.iter().rev().find(|step| beside(&step.layout));
-    last.map_or("it was not tried beside this layout".into(), |step| {
-        let sign = compared(step.score, trace.minimum);
-        format!("score {:.4} {sign} {:.4} on examples {} to {}, another was better", step.score, trace.minimum, step.from, step.to)
-    })
+    let Some(last) = trace.evaluations.iter().rev().find(|step| beside(&step.layout)) else { return "it was not tried beside this layout".into() };
+    let parts = trace.evaluations.iter().filter(|step| (step.round, &step.layout) == (last.round, &last.layout));
+    let (examples, sum) = parts.fold((0, 0.0), |(examples, sum), step| {
+        let count = step.to - step.from;
+        (examples + count, sum + step.score * count as f64)
+    });
+    let score = sum / examples as f64;
+    let better = if score >= trace.minimum { ", another was better" } else { "" };
+    format!("score {score:.4} {} {:.4} on {examples} examples{better}", compared(score, trace.minimum), trace.minimum)
 }

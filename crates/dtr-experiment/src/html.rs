@@ -135,7 +135,8 @@ mod tests {
     fn a_run_under_way_shows_what_was_replaced_so_far() {
         let page = page(&begun());
         assert!(page.contains("not complete") && page.contains("searching recall"));
-        assert!(page.contains(r#"class="cell new" title="layer 0: G""#) && page.contains("best validation score of each number"));
+        assert!(page.contains("<title>layer 0: S to G, 94.0 % with it: kept</title>") && page.contains("against the number of layers replaced"));
+        assert!(page.contains("http-equiv=\"refresh\""));
         assert!(!page.contains("<b>first") && page.contains("&lt;b&gt;first"));
         assert!(render(&Report::default(), &[], Page { command: "", live: false }).contains("No task has been searched"));
     }
@@ -146,6 +147,51 @@ mod tests {
         assert!(broken.contains("floor of 95 % of the parent broken on test, by 5.0 points") && broken.contains("refused"));
         let held = page(&ended(0.9, 0.88));
         assert!(held.contains("holds on test") && !held.contains("broken on test"));
+    }
+
+    #[test]
+    fn a_finished_page_stays_as_it_is_and_a_broken_off_one_too() {
+        assert!(!page(&ended(0.9, 0.88)).contains("http-equiv=\"refresh\""));
+        let events = begun();
+        let broken_off = render(&Report::from_events(&events), &events, Page { command: "", live: false });
+        assert!(broken_off.contains("not complete") && !broken_off.contains("http-equiv=\"refresh\""));
+    }
+
+    #[test]
+    fn speeds_are_told_with_spread_crossover_and_front() {
+        let row = |model, layout: &str, context: usize, decode: f64, cache_bytes| {
+            Event::Efficiency(crate::events::Efficiency {
+                context,
+                model,
+                task: "recall".into(),
+                layout: layout.into(),
+                prefill_tokens_per_second: 1000.0,
+                prefill_tokens_per_second_range: Some([900.0, 1100.0]),
+                decode_tokens_per_second: decode,
+                decode_tokens_per_second_range: None,
+                first_token_seconds: Some(0.5),
+                first_token_seconds_range: None,
+                peak_bytes: Some(3 << 20),
+                cache_bytes,
+            })
+        };
+        let mut events = ended(0.9, 0.88);
+        events.extend([row(Model::Parent, "SS", 512, 100.0, 1000), row(Model::MOpt, "GS", 512, 50.0, 600), row(Model::AllLinear, "GG", 512, 40.0, 200)]);
+        events.extend([row(Model::Parent, "SS", 2048, 25.0, 4000), row(Model::MOpt, "GS", 2048, 50.0, 2100), row(Model::AllLinear, "GG", 2048, 40.0, 200)]);
+        let report = Report::from_events(&events);
+        let found = &report.crossovers[0];
+        assert_eq!((found.model, found.layout.as_str(), found.contexts), (Model::MOpt, "GS", [512, 2048]));
+        assert_eq!(found.prefill, crate::report::Crossing::Nowhere);
+        let crate::report::Crossing::From(at) = found.decode else { panic!("{found:?}") };
+        assert!((at - 1024.0).abs() < 1e-6);
+        // Half the cost of replacing both, by layers; but what was measured counts.
+        let points = crate::report::front::points("recall", &report, &events);
+        let cost = |layout: &str| points.iter().find(|point| point.layout == layout).map(|point| (point.cache_bytes as usize, point.measured));
+        assert_eq!((cost("SS"), cost("GS"), cost("GG")), (Some((4000, true)), Some((2100, true)), None));
+        let page = page(&events);
+        for part in ["from about 1000 tokens of context on", "900–1100", "2.00×", "Pareto front", "3.0 MiB", "all G"] {
+            assert!(page.contains(part), "{part:?} is missing");
+        }
     }
 
     #[test]

@@ -301,9 +301,14 @@ pub fn distilled(found: &[Distilled]) -> String {
     format!("Held-out normalised mean squared error by layer\n{table}{text}")
 }
 
+/// The shortest and the longest context; the page has all of them.
 fn efficiency_table(report: &Report) -> Table {
     let mut table = table(&["task", "model", "context", "prefill tok/s", "decode tok/s", "first token", "peak", "cache"]);
-    for row in &report.efficiency {
+    let contexts = || report.efficiency.iter().map(|row| row.context);
+    let ends = [contexts().min(), contexts().max()];
+    let mut rows: Vec<&Efficiency> = report.efficiency.iter().filter(|row| ends.contains(&Some(row.context))).collect();
+    rows.sort_by(|a, b| (&a.task, a.model, a.context).cmp(&(&b.task, b.model, b.context)));
+    for row in rows {
         let Efficiency { task, model, context, prefill_tokens_per_second, decode_tokens_per_second, .. } = row;
         table.add_row([
             Cell::new(task),

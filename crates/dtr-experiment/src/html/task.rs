@@ -237,7 +237,7 @@ fn score_chart(name: &str, task: &Task, trace: &Trace, events: &[Event]) -> Stri
 /// Score against decoding time and against cache, and the corners as a table.
 fn front_of(name: &str, report: &Report, events: &[Event]) -> Option<Value> {
     let points = front::points(name, report, events);
-    let context = points.first()?.context;
+    let context = points.get(1)?.context;
     let chart = |x: &str, cost: fn(&Point) -> f64| {
         let mark = |point: &Point| {
             let name = if point.name.is_empty() { point.layout.clone() } else { format!("{} {}", point.name, point.layout) };
