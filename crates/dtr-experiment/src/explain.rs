@@ -89,7 +89,9 @@ pub(crate) fn stayed(trace: &Trace, result: &Layout, layer: usize) -> String {
             None => format!("score {:.4} < {:.4}", decision.score, decision.minimum),
         };
     }
-    let Some(last) = trace.evaluations.iter().rev().find(|step| beside(&step.layout)) else { return "it was not tried beside this layout".into() };
+    let Some(last) = trace.evaluations.iter().rev().find(|step| beside(&step.layout)) else {
+        return "it was not tried beside this layout".into();
+    };
     let parts = trace.evaluations.iter().filter(|step| (step.round, &step.layout) == (last.round, &last.layout));
     let (examples, sum) = parts.fold((0, 0.0), |(examples, sum), step| {
         let count = step.to - step.from;

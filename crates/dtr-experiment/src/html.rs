@@ -134,8 +134,10 @@ mod tests {
     #[test]
     fn a_run_under_way_shows_what_was_replaced_so_far() {
         let page = page(&begun());
-        assert!(page.contains("not complete") && page.contains("searching recall"));
-        assert!(page.contains("<title>layer 0: S to G, 94.0 % with it: kept</title>") && page.contains("against the number of layers replaced"));
+        assert!(page.contains("not complete") && page.contains("searching <bdi>recall</bdi>"));
+        assert!(
+            page.contains("<title>layer 0: S to G, 94.0 % with it: kept</title>") && page.contains("against the number of layers replaced")
+        );
         assert!(page.contains("http-equiv=\"refresh\""));
         assert!(!page.contains("<b>first") && page.contains("&lt;b&gt;first"));
         assert!(render(&Report::default(), &[], Page { command: "", live: false }).contains("No task has been searched"));
@@ -176,8 +178,16 @@ mod tests {
             })
         };
         let mut events = ended(0.9, 0.88);
-        events.extend([row(Model::Parent, "SS", 512, 100.0, 1000), row(Model::MOpt, "GS", 512, 50.0, 600), row(Model::AllLinear, "GG", 512, 40.0, 200)]);
-        events.extend([row(Model::Parent, "SS", 2048, 25.0, 4000), row(Model::MOpt, "GS", 2048, 50.0, 2100), row(Model::AllLinear, "GG", 2048, 40.0, 200)]);
+        events.extend([
+            row(Model::Parent, "SS", 512, 100.0, 1000),
+            row(Model::MOpt, "GS", 512, 50.0, 600),
+            row(Model::AllLinear, "GG", 512, 40.0, 200),
+        ]);
+        events.extend([
+            row(Model::Parent, "SS", 2048, 25.0, 4000),
+            row(Model::MOpt, "GS", 2048, 50.0, 2100),
+            row(Model::AllLinear, "GG", 2048, 40.0, 200),
+        ]);
         let report = Report::from_events(&events);
         let found = &report.crossovers[0];
         assert_eq!((found.model, found.layout.as_str(), found.contexts), (Model::MOpt, "GS", [512, 2048]));
@@ -186,7 +196,8 @@ mod tests {
         assert!((at - 1024.0).abs() < 1e-6);
         // Half the cost of replacing both, by layers; but what was measured counts.
         let points = crate::report::front::points("recall", &report, &events);
-        let cost = |layout: &str| points.iter().find(|point| point.layout == layout).map(|point| (point.cache_bytes as usize, point.measured));
+        let cost =
+            |layout: &str| points.iter().find(|point| point.layout == layout).map(|point| (point.cache_bytes as usize, point.measured));
         assert_eq!((cost("SS"), cost("GS"), cost("GG")), (Some((4000, true)), Some((2100, true)), None));
         let page = page(&events);
         for part in ["from about 1000 tokens of context on", "900–1100", "2.00×", "Pareto front", "3.0 MiB", "all G"] {

@@ -162,9 +162,7 @@ impl ExperimentArgs {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { experiment, place, json } => {
-            commands::run(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json)
-        }
+        Command::Run { experiment, place, json } => commands::run(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json),
         Command::Distill { experiment, place, json } => {
             commands::distill(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json)
         }

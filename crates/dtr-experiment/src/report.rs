@@ -299,9 +299,8 @@ impl Report {
             }
             Event::Answered(answer) => self.task(answer.task.clone()).differing.push(answer),
             Event::Efficiency(new) => {
-                let same = |row: &Efficiency| {
-                    (row.context, row.model, &row.task, &row.layout) == (new.context, new.model, &new.task, &new.layout)
-                };
+                let same =
+                    |row: &Efficiency| (row.context, row.model, &row.task, &row.layout) == (new.context, new.model, &new.task, &new.layout);
                 self.efficiency.retain(|row| !same(row));
                 self.efficiency.push(new);
             }

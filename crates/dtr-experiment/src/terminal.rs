@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::html::compare::tasks;
 use crate::html::{Compared, differences};
+use crate::report::crossover::distinct;
 use crate::report::{Crossover, Efficiency, Hybrid, Report, Task};
 use crate::stages::{Distilled, Row, Study};
 use crate::words::{bytes, crossing, duration, floor, interval};
@@ -125,7 +126,7 @@ pub fn summary(report: &Report) -> String {
         parts.push(format!("{title}\n{}\n{}", task_table(task), verdict(name, task)));
     }
     if !report.efficiency.is_empty() {
-        let crossovers: String = report.crossovers.iter().map(faster).collect();
+        let crossovers: String = distinct(&report.crossovers).map(faster).collect();
         parts.push(format!("Speed and memory, one sequence, medians\n{}{crossovers}", efficiency_table(report)));
     }
     parts.join("\n\n")
@@ -133,9 +134,9 @@ pub fn summary(report: &Report) -> String {
 
 /// From where a hybrid is faster than its parent.
 fn faster(found: &Crossover) -> String {
-    let Crossover { task, model, layout, prefill, decode, contexts } = found;
+    let Crossover { task, prefill, decode, contexts, .. } = found;
     let [prefill, decode] = [prefill, decode].map(|found| crossing(*found, *contexts));
-    format!("\n{task}: {} {layout} is faster than the parent in decoding {decode}; in prefill {prefill}.", model.name())
+    format!("\n{task}: {} is faster than the parent in decoding {decode}; in prefill {prefill}.", found.name())
 }
 
 /// Several runs side by side, task by task.

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn numbers_have_few_digits_and_a_unit() {
-        let shown = [bytes(8.1 * 1048576.0), bytes(2e6), bytes(900.0), bytes(3.0 * 1073741824.0), duration(0.0123), duration(12.0), duration(7e4)];
+        let shown =
+            [bytes(8.1 * 1048576.0), bytes(2e6), bytes(900.0), bytes(3.0 * 1073741824.0), duration(0.0123), duration(12.0), duration(7e4)];
         assert_eq!(shown, ["8.1 MiB", "1.9 MiB", "0.9 KiB", "3.0 GiB", "12.3 ms", "12.0 s", "19.4 h"]);
         assert_eq!([percent(f64::NAN), percent(0.5), times(3.456), times(12.3)], ["–", "50.0 %", "3.46×", "12×"]);
         assert_eq!([count(1234.0), count(12345.0), count(1_234_567.0)], ["1234", "12\u{202f}345", "1\u{202f}234\u{202f}567"]);

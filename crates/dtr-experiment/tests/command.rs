@@ -173,10 +173,24 @@ fn the_result_of_a_run_is_used_again() {
         "/efficiency/0/prefill_tokens_per_second",
         "/efficiency/0/decode_tokens_per_second",
         "/efficiency/0/cache_bytes",
+        "/efficiency/0/layout",
+        "/efficiency/0/prefill_tokens_per_second_range/1",
+        "/efficiency/0/decode_tokens_per_second_range/0",
+        "/efficiency/0/first_token_seconds",
+        "/efficiency/0/peak_bytes",
+        "/crossovers/0/prefill",
+        "/crossovers/0/decode",
+        "/tasks/phonebook/examples/test",
+        "/tasks/phonebook/m_opt/test_interval/0",
+        "/tasks/phonebook/pareto/0/decode_seconds",
     ] {
         assert!(report.pointer(pointer).is_some_and(|value| !value.is_null()), "{pointer} is missing");
     }
     assert_eq!(report["complete"], true);
+    let measured = report["efficiency"].as_array().expect("rows");
+    let models: Vec<&str> = measured.iter().take(4).map(|row| row["model"].as_str().expect("a model")).collect();
+    assert_eq!(models, ["parent", "m_best", "m_opt", "all_linear"]);
+    assert!(measured.iter().all(|row| row["peak_bytes"].as_u64() > row["cache_bytes"].as_u64()), "{measured:?}");
     let page = std::fs::read_to_string(run.join("report.html")).expect("a page");
     for part in ["<svg", "of the parent", "Reproduce", "layers replaced"] {
         assert!(page.contains(part), "{part} is missing in the page");
@@ -205,6 +219,27 @@ fn the_result_of_a_run_is_used_again() {
     assert!(lines[0]["logprobs"].as_array().expect("numbers").iter().all(|value| value.as_f64().is_some_and(|value| value < 0.0)));
 
     succeeds(dtr(&["report"]).arg(&run));
+    // The same run as lines of JSON: all that the log holds, and the report behind it.
+    let streamed = succeeds(small_run(runs.path(), &["seed=3"]).arg("--json"));
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&streamed.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let logged = std::fs::read_to_string(run.join("events.jsonl")).expect("events");
+    assert_eq!(lines.len(), logged.lines().count() + 1);
+    assert_eq!((&lines[0]["event"], &lines[lines.len() - 1]["event"]), (&"started".into(), &"report".into()));
+    assert_eq!(lines[lines.len() - 1]["report"], self::report(&run));
+    let other = runs.path().join("other");
+    std::fs::create_dir(&other).expect("a directory");
+    std::fs::write(other.join("events.jsonl"), logged.lines().take(9).map(|line| format!("{line}\n")).collect::<String>())
+        .expect("written");
+    std::fs::write(other.join("experiment.toml"), "seed = 5\n").expect("written");
+    let compared = runs.path().join("compared.html");
+    let output = succeeds(dtr(&["report"]).args([&run, &other]).arg("--output").arg(&compared));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    for part in ["What differs", "seed", "m_opt", "of parent", "compared.html"] {
+        assert!(printed.contains(part), "{part} is missing in {printed}");
+    }
+    assert!(std::fs::read_to_string(&compared).expect("a page").contains("2 runs compared"));
+    std::fs::remove_dir_all(&other).expect("removed");
     // The same command again finds everything done.
     let again = succeeds(&mut small_run(runs.path(), &["seed=3"]));
     assert_eq!(again.stdout, first.stdout);

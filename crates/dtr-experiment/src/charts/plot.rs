@@ -78,7 +78,8 @@ pub fn plot(frame: &Frame<'_>, series: &[Series]) -> String {
     let horizontal: fn(f64) -> f64 = if frame.doublings { f64::log2 } else { |x| x };
     let vertical: fn(f64) -> f64 = if frame.decades { f64::log10 } else { |y| y };
     let x = Scale::new(marks().map(|mark| mark.x), LEFT, WIDTH - RIGHT, horizontal);
-    let heights = marks().flat_map(|mark| [mark.y, mark.range.map_or(mark.y, |range| range[0]), mark.range.map_or(mark.y, |range| range[1])]);
+    let heights =
+        marks().flat_map(|mark| [mark.y, mark.range.map_or(mark.y, |range| range[0]), mark.range.map_or(mark.y, |range| range[1])]);
     let heights = heights.chain(frame.levels.iter().map(|level| level.0));
     let y = Scale::new(heights, HEIGHT - BOTTOM, TOP, vertical).widened(frame.decades);
 
@@ -175,10 +176,8 @@ fn axes(svg: &mut String, frame: &Frame<'_>, x: &Scale, y: &Scale, mut places: V
     let (middle, base, label) = (f64::midpoint(LEFT, end), HEIGHT - 6.0, escape(frame.x));
     let _ = write!(svg, r#"<text class="label" x="{middle}" y="{base}" text-anchor="middle">{label}</text>"#);
     let (middle, label) = (f64::midpoint(TOP, bottom), escape(frame.y));
-    let _ = write!(
-        svg,
-        r#"<text class="label" x="13" y="{middle}" text-anchor="middle" transform="rotate(-90 13 {middle})">{label}</text>"#
-    );
+    let _ =
+        write!(svg, r#"<text class="label" x="13" y="{middle}" text-anchor="middle" transform="rotate(-90 13 {middle})">{label}</text>"#);
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ pub(crate) fn number(value: f64) -> String {
     if size >= 1e6 {
         format!("{}M", trimmed(value / 1e6))
     } else if size >= 1e4 {
-        format!("{}k", trimmed(value / 1e3))
+        format!("{}k", trimmed((value / 100.0).round() / 10.0))
     } else {
         trimmed(value)
     }
@@ -144,8 +144,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let shown = [8192.0, 0.5, 25_000.0, 1_200_000.0, 0.002, 0.0].map(number);
-        assert_eq!(["8192", "0.5", "25k", "1.2M", "0.002", "0"].map(str::to_owned), shown);
+        let shown = [8192.0, 0.5, 16_384.0, 25_000.0, 1_200_000.0, 0.002, 0.0].map(number);
+        assert_eq!(["8192", "0.5", "16.4k", "25k", "1.2M", "0.002", "0"].map(str::to_owned), shown);
     }
 
     #[test]

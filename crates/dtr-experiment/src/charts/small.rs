@@ -33,8 +33,7 @@ pub fn small(title: &str, curves: &[Curve], (low, high): ((f64, f64), (f64, f64)
         let _ = write!(svg, r#"<line class="grid" x1="0" x2="{WIDTH}" y1="{at:.1}" y2="{at:.1}"/>"#);
     }
     for curve in curves {
-        let points: Vec<String> =
-            thinned(&curve.points).iter().map(|&(x, y)| format!("{:.1},{:.1}", across(x), down(y))).collect();
+        let points: Vec<String> = thinned(&curve.points).iter().map(|&(x, y)| format!("{:.1},{:.1}", across(x), down(y))).collect();
         let _ = write!(svg, r#"<g class="s{}"><polyline class="line" points="{}"/></g>"#, curve.style % STYLES, points.join(" "));
     }
     svg.push_str("</svg>");

@@ -116,7 +116,8 @@ fn of_task(name: &str, runs: &[Compared]) -> Value {
         })
     };
     let series = |marks: &dyn Fn(&Compared) -> Vec<Mark>| -> Vec<Series> {
-        let of_run = |(style, run): (usize, &Compared)| Series { name: String::new(), style, line: true, dots: Dots::Filled, marks: marks(run) };
+        let of_run =
+            |(style, run): (usize, &Compared)| Series { name: String::new(), style, line: true, dots: Dots::Filled, marks: marks(run) };
         runs.iter().enumerate().map(of_run).collect()
     };
     let chart = |title: &str, x: &str, y: &str, doublings: bool, marks: &dyn Fn(&Compared) -> Vec<Mark>| {
@@ -130,12 +131,20 @@ fn of_task(name: &str, runs: &[Compared]) -> Value {
         chart("validation score against layers replaced", "layers replaced", "score, % (validation)", false, &|run| {
             trace(&run.events, name).as_ref().map_or_else(Vec::new, task::kept)
         }),
-        chart("decoding speed of m_opt beside its parent", "tokens of context", "decoding, times the parent", true, &ratio(|row| {
-            row.decode_tokens_per_second
-        })),
-        chart("prefill speed of m_opt beside its parent", "tokens of context", "prefill, times the parent", true, &ratio(|row| {
-            row.prefill_tokens_per_second
-        })),
+        chart(
+            "decoding speed of m_opt beside its parent",
+            "tokens of context",
+            "decoding, times the parent",
+            true,
+            &ratio(|row| row.decode_tokens_per_second),
+        ),
+        chart(
+            "prefill speed of m_opt beside its parent",
+            "tokens of context",
+            "prefill, times the parent",
+            true,
+            &ratio(|row| row.prefill_tokens_per_second),
+        ),
     ];
     context! {
         name,
@@ -163,8 +172,11 @@ fn students(runs: &[Compared]) -> String {
             let entry = best.entry(student.layer).or_insert(f64::INFINITY);
             *entry = entry.min(student.normalised_mse);
         }
-        let mark = |(layer, loss): (usize, f64)| {
-            Mark { x: layer as f64, y: loss, range: None, title: format!("{}, layer {layer}: {loss:.3}", run.label) }
+        let mark = |(layer, loss): (usize, f64)| Mark {
+            x: layer as f64,
+            y: loss,
+            range: None,
+            title: format!("{}, layer {layer}: {loss:.3}", run.label),
         };
         Series { name: String::new(), style, line: true, dots: Dots::Filled, marks: best.into_iter().map(mark).collect() }
     };
@@ -185,7 +197,8 @@ mod tests {
             events: Vec::new(),
             experiment: experiment.into(),
         };
-        let runs = [run("seed = 1\n[search]\nfloor = 0.9\ntasks = ['a']"), run("seed = 1\n[search]\nfloor = 0.8\ntasks = ['a']\nswaps = 2")];
+        let runs =
+            [run("seed = 1\n[search]\nfloor = 0.9\ntasks = ['a']"), run("seed = 1\n[search]\nfloor = 0.8\ntasks = ['a']\nswaps = 2")];
         let expected = [("search.floor", ["0.9", "0.8"]), ("search.swaps", ["–", "2"])];
         assert_eq!(differences(&runs), expected.map(|(key, values)| (key.to_owned(), values.map(str::to_owned).to_vec())));
     }

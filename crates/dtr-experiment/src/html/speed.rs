@@ -4,7 +4,7 @@ use minijinja::{Value, context};
 
 use crate::charts::{Dots, Frame, Mark, Series, plot};
 use crate::events::{Efficiency, Model};
-use crate::report::{Crossing, Report, crossover};
+use crate::report::{Crossing, Crossover, Report, crossover};
 use crate::words::{bytes, count, crossing, duration, times};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -12,6 +12,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// One curve: a model, or two that are the same layout.
 struct Curve<'a> {
     name: String,
+    /// Stands at its end.
+    label: String,
     style: usize,
     rows: Vec<&'a Efficiency>,
 }
@@ -29,7 +31,7 @@ pub fn context(task: &str, report: &Report) -> Value {
             .iter()
             .map(|model| {
                 let marks = model.rows.iter().filter_map(|row| mark(row, &model.name)).collect();
-                Series { name: model.name.clone(), style: model.style, line: true, dots: Dots::Filled, marks }
+                Series { name: model.label.clone(), style: model.style, line: true, dots: Dots::Filled, marks }
             })
             .collect();
         let title = format!("{task}: {title} over context length");
@@ -68,7 +70,8 @@ fn models<'a>(task: &str, report: &'a Report) -> Vec<Curve<'a>> {
             if *model == row.model {
                 entry.rows.push(row);
             } else if !entry.name.contains(row.model.name()) {
-                (entry.name, entry.style) = (format!("{}, {}", entry.name, row.model.name()), 2);
+                (entry.name, entry.label) = (format!("{}, {}", entry.name, row.model.name()), row.model.name().into());
+                entry.style = 2;
             }
             continue;
         }
@@ -79,7 +82,7 @@ fn models<'a>(task: &str, report: &'a Report) -> Vec<Curve<'a>> {
             Model::MOpt => ("m_opt".to_owned(), 2),
             Model::AllLinear => (format!("all {}", row.layout.chars().next().unwrap_or('?')), 3 + everywhere),
         };
-        models.push((row.model, Curve { name, style, rows: vec![row] }));
+        models.push((row.model, Curve { label: name.clone(), name, style, rows: vec![row] }));
     }
     models.sort_by_key(|(model, _)| *model);
     let mut models: Vec<Curve<'a>> = models.into_iter().map(|(_, model)| model).collect();
@@ -87,19 +90,13 @@ fn models<'a>(task: &str, report: &'a Report) -> Vec<Curve<'a>> {
     models
 }
 
-/// Sentences: from which context length each hybrid is faster.
+/// From which context length each hybrid is faster; of two that are the same, `m_opt` stands for both.
 fn crossovers(task: &str, report: &Report) -> Vec<Value> {
-    let of_task = report.crossovers.iter().filter(|found| found.task == task);
-    let sentence = |found: &crate::report::Crossover| {
+    let sentence = |found: &Crossover| {
         let words = |crossed: Crossing| crossing(crossed, found.contexts);
-        context! {
-            model => found.model.name(),
-            layout => found.layout.clone(),
-            prefill => words(found.prefill),
-            decode => words(found.decode),
-        }
+        context! { name => found.name(), prefill => words(found.prefill), decode => words(found.decode) }
     };
-    of_task.map(sentence).collect()
+    crossover::distinct(&report.crossovers).filter(|found| found.task == task).map(sentence).collect()
 }
 
 /// What `m_opt` gains over its parent at the longest context, for the lead.

@@ -9,6 +9,9 @@ use crate::events::Event;
 use crate::report::Report;
 use crate::words::count;
 
+/// Styles of operators, the plainest first.
+const OPERATORS: [usize; 5] = [2, 1, 3, 4, 5];
+
 /// Losses by operator and layer, against tokens.
 type Losses<'a> = BTreeMap<&'a str, Vec<Vec<(f64, f64)>>>;
 
@@ -21,14 +24,15 @@ pub fn context(report: &Report, events: &[Event]) -> Value {
     }
     // Students found on the shelf have no curve in this run, and those under way no held-out loss yet.
     let names: Vec<&str> = losses.keys().chain(operators.keys()).copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
-    let style = |operator: &str| 1 + names.iter().position(|name| *name == operator).unwrap_or(0);
+    let style = |operator: &str| OPERATORS[names.iter().position(|name| *name == operator).unwrap_or(0) % OPERATORS.len()];
     let layers = losses.values().map(Vec::len).max().unwrap_or(0);
     let axes = axes(&losses);
     let chart = |layer: usize| {
         let of_layer = losses.iter().filter_map(|(operator, layers)| Some((*operator, layers.get(layer)?)));
         let curves: Vec<Curve> =
             of_layer.clone().map(|(operator, points)| Curve { style: style(operator), points: points.clone() }).collect();
-        let words: Vec<String> = of_layer.filter_map(|(operator, points)| Some((operator, points.first()?, points.last()?)))
+        let words: Vec<String> = of_layer
+            .filter_map(|(operator, points)| Some((operator, points.first()?, points.last()?)))
             .map(|(operator, first, last)| format!("{operator} from {:.3} to {:.3}", first.1, last.1))
             .collect();
         let title = format!("layer {layer}: {}", words.join(", "));

@@ -121,7 +121,11 @@ fn tried(trace: &Trace, round: usize, base: &Layout, layer: usize) -> (Cell, cha
     let score = parts().map(|step| step.score * (step.to - step.from) as f64).sum::<f64>() / examples.max(1) as f64;
     let letter = best.layout.operators()[layer].letter();
     let on = format!("layer {layer}: {letter} scores {} on {examples} examples", percent(score));
-    if score < trace.minimum { (Cell::Below, letter, on + ", below the floor") } else { (Cell::Passed, letter, on + "; another did better") }
+    if score < trace.minimum {
+        (Cell::Below, letter, on + ", below the floor")
+    } else {
+        (Cell::Passed, letter, on + "; another did better")
+    }
 }
 
 fn verdict(verdict: Verdict) -> &'static str {

@@ -34,6 +34,24 @@ pub struct Crossover {
     pub contexts: [usize; 2],
 }
 
+impl Crossover {
+    /// The model's name; that of one operator everywhere is the operator's.
+    pub fn name(&self) -> String {
+        match (self.model, self.layout.chars().next()) {
+            (Model::AllLinear, Some(letter)) => format!("all {letter}"),
+            (model, _) => model.name().into(),
+        }
+    }
+}
+
+/// Without `m_best` where it is `m_opt`.
+pub fn distinct(all: &[Crossover]) -> impl Iterator<Item = &Crossover> {
+    all.iter().filter(|found| {
+        let same = |other: &Crossover| other.model == Model::MOpt && (&other.task, &other.layout) == (&found.task, &found.layout);
+        found.model != Model::MBest || found.layout.is_empty() || !all.iter().any(same)
+    })
+}
+
 /// One of each hybrid that was measured beside its parent.
 pub fn all(rows: &[Efficiency]) -> Vec<Crossover> {
     let mut found: Vec<Crossover> = Vec::new();

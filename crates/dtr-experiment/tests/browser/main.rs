@@ -27,7 +27,7 @@ fn written(name: &str, page: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 /// What must hold for every page, on a desk, on a phone and on paper, light and dark.
-fn holds(name: &str, page: &str) -> Vec<Value> {
+fn holds(name: &str, page: &str) {
     assert!(page.len() <= LARGEST, "{name} has {} bytes", page.len());
     let (_directory, path) = written(name, page);
     let mut tab = Tab::open(&path);
@@ -59,7 +59,6 @@ fn holds(name: &str, page: &str) -> Vec<Value> {
     assert!(messages.is_empty(), "{name}: {messages:#?}");
     let requests = tab.requests();
     assert!(requests.iter().all(|url| url.starts_with("file://") && url.ends_with(".html")), "{name} asks for {requests:?}");
-    requests.into_iter().map(Value::from).collect()
 }
 
 /// Beside the page, where somebody wants to look at it.
@@ -72,12 +71,24 @@ fn picture(page: &Path, what: &str, bytes: &[u8]) {
 /// Every picture has words, every table has headings, every part that scrolls is reached by keyboard, every target has a place.
 fn accessible(name: &str, tab: &mut Tab) {
     let missing = [
-        ("pictures without words", "[...document.querySelectorAll('svg:not([aria-hidden])')].filter(e => e.getAttribute('role') != 'img' || !e.getAttribute('aria-label')).length"),
+        (
+            "pictures without words",
+            "[...document.querySelectorAll('svg:not([aria-hidden])')].filter(e => e.getAttribute('role') != 'img' || !e.getAttribute('aria-label')).length",
+        ),
         ("tables without headings", "[...document.querySelectorAll('table')].filter(e => !e.querySelector('thead th[scope=col]')).length"),
         ("scrolling parts without focus", "[...document.querySelectorAll('.scroll, pre.wrap')].filter(e => e.tabIndex != 0).length"),
-        ("links to nowhere", "[...document.querySelectorAll('a[href^=\"#\"]')].filter(e => !document.getElementById(e.getAttribute('href').slice(1))).length"),
-        ("places of one name", "[...document.querySelectorAll('[id]')].filter(e => document.querySelectorAll('#' + CSS.escape(e.id)).length > 1).length"),
-        ("headings that skip a level", "[...document.querySelectorAll('main h2, main h3, main h4')].map(e => +e.tagName[1]).filter((l, i, all) => i && l > all[i - 1] + 1).length"),
+        (
+            "links to nowhere",
+            "[...document.querySelectorAll('a[href^=\"#\"]')].filter(e => !document.getElementById(e.getAttribute('href').slice(1))).length",
+        ),
+        (
+            "places of one name",
+            "[...document.querySelectorAll('[id]')].filter(e => document.querySelectorAll('#' + CSS.escape(e.id)).length > 1).length",
+        ),
+        (
+            "headings that skip a level",
+            "[...document.querySelectorAll('main h2, main h3, main h4')].map(e => +e.tagName[1]).filter((l, i, all) => i && l > all[i - 1] + 1).length",
+        ),
         ("main parts but one", "document.querySelectorAll('main').length - 1"),
     ];
     for (what, expression) in missing {
@@ -92,12 +103,33 @@ fn contrast(name: &str, scheme: &str, tab: &mut Tab) {
     assert_eq!(faint, Value::Array(vec![]), "{name}, {scheme}: text that hardly shows");
 }
 
+/// What the other tests find nothing of is found where it is.
+#[test]
+fn a_page_that_does_wrong_is_found_out() {
+    let wrong = "<!doctype html><title>wrong</title><body style='color: #bbb; background: #fff'>faint<script>console.log('said')</script>\
+        <img src='http://127.0.0.1:9/wrong.png'><svg></svg><div style='width: 3000px'>wide</div>";
+    let (_directory, path) = written("wrong", wrong);
+    let mut tab = Tab::open(&path);
+    assert!(tab.requests().iter().any(|url| url == "http://127.0.0.1:9/wrong.png"), "{:?}", tab.requests());
+    assert!(tab.messages().iter().any(|message| message.to_string().contains("said")), "{:?}", tab.messages());
+    assert_eq!(tab.value(include_str!("contrast.js")).as_array().map(Vec::len), Some(1));
+    assert_ne!(tab.value("document.documentElement.scrollWidth - document.documentElement.clientWidth"), 0);
+}
+
 #[test]
 fn a_report_of_28_layers_shows_everything_and_runs_nothing() {
     let events = run::events(28, true, 0);
     let page = render(&Report::from_events(&events), &events, Page { command: run::HOSTILE, live: true });
     assert!(!page.contains("http-equiv=\"refresh\""), "what is complete does not show itself anew");
-    for part in ["layers replaced", "Pareto front", "Why layers stayed full", "time to first token", "peak memory", "Answered differently", "from about"] {
+    for part in [
+        "layers replaced",
+        "Pareto front",
+        "Why layers stayed full",
+        "time to first token",
+        "peak memory",
+        "Answered differently",
+        "from about",
+    ] {
         assert!(page.contains(part), "{part:?} is missing");
     }
     holds("complete", &page);

@@ -4,7 +4,8 @@ use dtr_experiment::events::{Answer, Efficiency, Event, Model};
 use dtr_search::{Floor, Verdict};
 
 /// A name that tries to get out of every place a name can stand in.
-pub const HOSTILE: &str = "<script>hostile=1</script>\"'><img src=x onerror=hostile=1></title></style>{{7*7}}javascript:hostile=1 \u{202e}&lt;";
+pub const HOSTILE: &str =
+    "<script>hostile=1</script>\"'><img src=x onerror=hostile=1></title></style>{{7*7}}javascript:hostile=1 \u{202e}&lt;";
 
 const EXAMPLES: usize = 512;
 
@@ -31,7 +32,17 @@ pub fn events(layers: usize, complete: bool, seed: u64) -> Vec<Event> {
 }
 
 fn letters(layers: usize, linear: &[usize]) -> String {
-    (0..layers).map(|layer| if !linear.contains(&layer) { 'S' } else if layer % 5 == 0 { 'W' } else { 'G' }).collect()
+    (0..layers)
+        .map(|layer| {
+            if !linear.contains(&layer) {
+                'S'
+            } else if layer % 5 == 0 {
+                'W'
+            } else {
+                'G'
+            }
+        })
+        .collect()
 }
 
 /// How much a task needs a layer, between 0 and 1, in an order without a pattern.
@@ -129,7 +140,16 @@ fn searched(events: &mut Vec<Event>, task: &str, layers: usize, rounds: usize, e
     for example in 0..6 {
         let [expected, parent, hybrid] = ["4821", "4821", "4871"].map(|answer| format!("{answer} {HOSTILE}"));
         let prompt = format!("{HOSTILE}\n{}", "Alice Baker: 4821\n".repeat(20));
-        events.push(Event::Answered(Answer { task: name(), example, prompt, expected, parent, hybrid, parent_score: 1.0, hybrid_score: 0.0 }));
+        events.push(Event::Answered(Answer {
+            task: name(),
+            example,
+            prompt,
+            expected,
+            parent,
+            hybrid,
+            parent_score: 1.0,
+            hybrid_score: 0.0,
+        }));
     }
 }
 
