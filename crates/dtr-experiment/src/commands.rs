@@ -12,6 +12,7 @@ use dtr_experiment::html::{Compared, Page};
 use dtr_experiment::report::Report;
 use dtr_experiment::schema::{Device, Experiment};
 use dtr_experiment::stages::Memory;
+use dtr_experiment::words::shell;
 use dtr_experiment::{Error, Options, atomic, html, log, stages, terminal};
 use dtr_models::generate::{Sampling, generate as extend};
 use dtr_models::{Tokenizer, checkpoint};
@@ -37,9 +38,10 @@ pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bo
     }
 
     let experiment = Experiment::load(file, overrides)?;
-    let set = overrides.iter().map(|(key, value)| format!("--set {key}={value}"));
-    let words: Vec<String> = ["cargo xtask run".to_owned(), file.display().to_string()].into_iter().chain(set).collect();
-    let options = Options { runs, quiet, events: json, command: words.join(" "), memory: Some(MEMORY) };
+    let set = overrides.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]);
+    let words: Vec<String> =
+        ["cargo", "xtask", "run"].map(str::to_owned).into_iter().chain([file.display().to_string()]).chain(set).collect();
+    let options = Options { runs, quiet, events: json, command: shell(&words), memory: Some(MEMORY) };
     let (directory, report) = dispatch(experiment.device(), RunWork(&experiment, &options))??;
     if json {
         say(&json!({ "event": "report", "directory": directory, "report": report }).to_string());
@@ -104,7 +106,8 @@ pub fn check(file: &Path, overrides: &[(String, String)]) -> Result<(), Error> {
 pub fn report(directory: &Path, json: bool) -> Result<(), Error> {
     let events = log::read(&directory.join("events.jsonl"))?;
     let report = Report::from_events(&events);
-    let command = format!("cargo xtask run {}", directory.join("experiment.toml").display());
+    let experiment = directory.join("experiment.toml").display().to_string();
+    let command = shell(&["cargo".into(), "xtask".into(), "run".into(), experiment]);
     let (path, page) = (directory.join("report.html"), Page { command: &command, live: false });
     stages::write_report(&report, &events, page, &directory.join("report.json"), &path)?;
     if json {

@@ -1,6 +1,7 @@
 //! The page `report.html`: one file, nothing loaded from elsewhere; words and numbers for people.
 
 pub(crate) mod compare;
+mod front;
 mod speed;
 mod students;
 mod task;

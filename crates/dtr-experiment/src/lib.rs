@@ -18,7 +18,7 @@ pub mod rounds;
 pub mod charts;
 pub mod html;
 pub mod terminal;
-mod words;
+pub mod words;
 
 pub use error::Error;
 pub use schema::Experiment;

@@ -47,6 +47,15 @@ pub fn count(number: f64) -> String {
     digits.chars().enumerate().flat_map(grouped).collect()
 }
 
+/// Words as one line that a shell takes apart into the same words.
+pub fn shell(words: &[String]) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_=+:,./@%".contains(letter);
+    let quoted = |word: &String| {
+        if !word.is_empty() && word.chars().all(plain) { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+    };
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
 /// The floor in words.
 pub fn floor(task: &Task) -> String {
     let of = if task.search.floor_is_score { "" } else { " of the parent" };
@@ -72,10 +81,27 @@ fn rounded(tokens: f64) -> String {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
+    #[test]
+    fn a_shell_takes_a_command_apart_again() {
+        let words = ["plain=1e-3", "", "a b", "it's", "search.tasks=[\"x\"]", "$HOME `id` \\ * ~ #", "line\nbreak"].map(str::to_owned);
+        let script = format!("printf '%s\\0' {}", shell(&words));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("a shell");
+        let found = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(found.split_terminator('\0').collect::<Vec<_>>(), words);
+    }
+
     #[test]
     fn numbers_have_few_digits_and_a_unit() {
-        let shown =
-            [bytes(8.1 * 1048576.0), bytes(2e6), bytes(900.0), bytes(3.0 * 1073741824.0), duration(0.0123), duration(12.0), duration(7e4)];
+        let shown = [
+            bytes(8.1 * 1_048_576.0),
+            bytes(2e6),
+            bytes(900.0),
+            bytes(3.0 * 1_073_741_824.0),
+            duration(0.0123),
+            duration(12.0),
+            duration(7e4),
+        ];
         assert_eq!(shown, ["8.1 MiB", "1.9 MiB", "0.9 KiB", "3.0 GiB", "12.3 ms", "12.0 s", "19.4 h"]);
         assert_eq!([percent(f64::NAN), percent(0.5), times(3.456), times(12.3)], ["–", "50.0 %", "3.46×", "12×"]);
         assert_eq!([count(1234.0), count(12345.0), count(1_234_567.0)], ["1234", "12\u{202f}345", "1\u{202f}234\u{202f}567"]);

@@ -9,6 +9,9 @@ use crate::words::{bytes, count, crossing, duration, times};
 
 const MIB: f64 = 1024.0 * 1024.0;
 
+/// A value, and the range of its measurements.
+type Measured = (f64, Option<[f64; 2]>);
+
 /// One curve: a model, or two that are the same layout.
 struct Curve<'a> {
     name: String,
@@ -21,7 +24,7 @@ struct Curve<'a> {
 /// Curves, crossovers and the table.
 pub fn context(task: &str, report: &Report) -> Value {
     let models = models(task, report);
-    let chart = |title: &str, y: &str, of: fn(&Efficiency) -> Option<(f64, Option<[f64; 2]>)>| {
+    let chart = |title: &str, y: &str, of: fn(&Efficiency) -> Option<Measured>| {
         let mark = |row: &&Efficiency, name: &str| {
             let (value, range) = of(row).filter(|(value, _)| value.is_finite() && *value > 0.0)?;
             let title = format!("{name}, {} tokens of context: {}", row.context, crate::charts::number(value));
@@ -86,7 +89,9 @@ fn models<'a>(task: &str, report: &'a Report) -> Vec<Curve<'a>> {
     }
     models.sort_by_key(|(model, _)| *model);
     let mut models: Vec<Curve<'a>> = models.into_iter().map(|(_, model)| model).collect();
-    models.iter_mut().for_each(|model| model.rows.sort_by_key(|row| row.context));
+    for model in &mut models {
+        model.rows.sort_by_key(|row| row.context);
+    }
     models
 }
 

@@ -3,14 +3,14 @@
 use dtr_search::{Decision, Layout, Operator, Trace, Verdict};
 use minijinja::{Value, context};
 
-use super::speed;
+use super::{front, speed};
 use crate::charts::{Cell, Dots, Frame, Mark, Row, Series, picture, plot};
 use crate::events::Event;
 use crate::explain;
-use crate::report::{Answer, Hybrid, Point, Report, Task, front, interval::wilson};
+use crate::report::{Answer, Hybrid, Report, Task, interval::wilson};
 use crate::rounds::{choosing, scored, trace};
 use crate::terminal::confirmed;
-use crate::words::{bytes, count, duration, floor, interval, percent};
+use crate::words::{duration, floor, interval, percent};
 
 /// Rounds that are drawn; of more, the last ones.
 const ROUNDS: usize = 64;
@@ -38,7 +38,7 @@ pub fn context(name: &str, task: &Task, report: &Report, events: &[Event]) -> Va
         evaluations => task.search.evaluations,
         equivalents => format!("{:.1}", task.search.full_evaluation_equivalents),
         seconds => duration(task.search.seconds),
-        front => front_of(name, report, events),
+        front => front::context(name, report, events),
         speed => speed::context(name, report),
         answers => task.differing.iter().map(answer).collect::<Vec<_>>(),
     }
@@ -236,62 +236,6 @@ fn score_chart(name: &str, task: &Task, trace: &Trace, events: &[Event]) -> Stri
     let title = format!("{name}: validation score against the number of layers replaced");
     let y = format!("{}, % (validation)", if task.metric.is_empty() { "score" } else { &task.metric });
     plot(&Frame { title: &title, x: "layers replaced", y: &y, levels: &levels, doublings: false, decades: false }, &all)
-}
-
-/// Score against decoding time and against cache, and the corners as a table.
-fn front_of(name: &str, report: &Report, events: &[Event]) -> Option<Value> {
-    let points = front::points(name, report, events);
-    let context = points.get(1)?.context;
-    let chart = |x: &str, cost: fn(&Point) -> f64| {
-        let mark = |point: &Point| {
-            let name = if point.name.is_empty() { point.layout.clone() } else { format!("{} {}", point.name, point.layout) };
-            Mark { x: cost(point), y: 100.0 * point.validation, range: None, title: format!("{name}: {}", percent(point.validation)) }
-        };
-        let series = |name: &str, style, dots, chosen: &dyn Fn(&Point) -> bool| {
-            let marks = points.iter().filter(|point| chosen(point)).map(mark).collect();
-            Series { name: name.into(), style, line: false, dots, marks }
-        };
-        let named = |name: &'static str| move |point: &Point| point.name == name;
-        let mut steps: Vec<Mark> = Vec::new();
-        for corner in front::corners(&points, cost).into_iter().map(mark) {
-            if let Some(last) = steps.last().cloned() {
-                steps.push(Mark { x: corner.x, ..last });
-            }
-            steps.push(corner);
-        }
-        let searched = |point: &Point| point.name.is_empty();
-        let baseline = |point: &Point| !searched(point) && !["parent", "m_best", "m_opt"].contains(&point.name.as_str());
-        let all = [
-            Series { name: String::new(), style: 6, line: true, dots: Dots::None, marks: steps },
-            series("", 7, Dots::Filled, &searched),
-            series("", 5, Dots::Hollow, &baseline),
-            series("parent", 0, Dots::Filled, &named("parent")),
-            series("m_best", 1, Dots::Filled, &named("m_best")),
-            series("m_opt", 2, Dots::Filled, &named("m_opt")),
-        ];
-        let title = format!("{name}: validation score against {x}");
-        let frame = Frame { title: &title, x, y: "score, % (validation)", levels: &[], doublings: false, decades: false };
-        Value::from_safe_string(plot(&frame, &all))
-    };
-    let charts = [
-        chart("decoding time of a token, ms", |point| 1000.0 * point.decode_seconds),
-        chart("cache, MiB", |point| point.cache_bytes / (1024.0 * 1024.0)),
-    ];
-    let mut shown: Vec<&Point> = points.iter().filter(|point| point.front || !point.name.is_empty()).collect();
-    shown.sort_by(|a, b| b.validation.total_cmp(&a.validation).then(a.decode_seconds.total_cmp(&b.decode_seconds)));
-    let row = |point: &Point| {
-        context! {
-            name => point.name.clone(),
-            layout => point.layout.clone(),
-            replaced => point.replaced,
-            validation => percent(point.validation),
-            decode => duration(point.decode_seconds),
-            cache => bytes(point.cache_bytes),
-            measured => point.measured,
-            front => point.front,
-        }
-    };
-    Some(context! { context => count(context as f64), charts, rows => shown.into_iter().map(row).collect::<Vec<_>>() })
 }
 
 fn answer(answer: &Answer) -> Value {

@@ -62,7 +62,8 @@ pub fn points(task: &str, report: &Report, events: &[Event]) -> Vec<Point> {
     let mut points: Vec<Point> = layouts.into_iter().filter_map(point).collect();
     let values: Vec<[f64; 3]> = points.iter().map(|point| [-point.validation, point.decode_seconds, point.cache_bytes]).collect();
     for (point, own) in points.iter_mut().zip(&values) {
-        point.front = !values.iter().any(|other| other.iter().zip(own).all(|(a, b)| a <= b) && other != own);
+        let beats = |other: &[f64; 3]| other.iter().zip(own).all(|(a, b)| a <= b) && other.iter().zip(own).any(|(a, b)| a < b);
+        point.front = !values.iter().any(beats);
     }
     points
 }

@@ -107,12 +107,11 @@ impl Run<'_> {
                 for (model, layout) in of(found) {
                     let at = layouts.iter().position(|other| *other == layout).expect("every layout is measured");
                     let task = found.task.clone();
-                    let event = match fitting.iter().position(|&fitting| fitting == at) {
-                        Some(place) => Event::Efficiency(row(task, model, &layout, context, settings.decode_tokens, &speeds[place])),
-                        None => {
-                            let needed_bytes = growth[at].at(context).unwrap_or(0);
-                            Event::TooLong { task, model, layout: layout.to_string(), context, needed_bytes }
-                        }
+                    let event = if let Some(place) = fitting.iter().position(|&fitting| fitting == at) {
+                        Event::Efficiency(row(task, model, &layout, context, settings.decode_tokens, &speeds[place]))
+                    } else {
+                        let needed_bytes = growth[at].at(context).unwrap_or(0);
+                        Event::TooLong { task, model, layout: layout.to_string(), context, needed_bytes }
                     };
                     self.log.emit(event)?;
                 }

@@ -1,4 +1,4 @@
-//! Headless Chromium by its DevTools protocol, over the pipe that `--remote-debugging-pipe` speaks on: JSON that ends with a zero byte.
+//! Headless Chromium by its `DevTools` protocol, over the pipe that `--remote-debugging-pipe` speaks on: JSON that ends with a zero byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -44,7 +44,7 @@ impl Tab {
         let mut tab = Self { browser, to, from, session: String::new(), asked: 0, events: Vec::new(), _profile: profile };
         let target = tab.ask("Target.createTarget", json!({ "url": "about:blank" }))["targetId"].clone();
         let session = tab.ask("Target.attachToTarget", json!({ "targetId": target, "flatten": true }));
-        tab.session = session["sessionId"].as_str().expect("a session").to_owned();
+        session["sessionId"].as_str().expect("a session").clone_into(&mut tab.session);
         for domain in ["Page", "Runtime", "Log", "Network"] {
             tab.ask(&format!("{domain}.enable"), json!({}));
         }
