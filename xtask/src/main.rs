@@ -6,10 +6,10 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 
 const HELP: &str = "\
-cargo xtask run FILE [--device D] [--runs DIR] [--set KEY=VALUE]..  do, or go on with, an experiment
+cargo xtask run FILE [--device D] [--runs DIR] [--set KEY=VALUE]..  do, or go on with, an experiment; --json for its events
 cargo xtask distill FILE [the same]                                  its students alone, which runs in the same directory find
 cargo xtask check FILE [--device D] [--set KEY=VALUE]..             validate it and print the plan
-cargo xtask report DIR                                               write a run's report anew
+cargo xtask report DIR..                                             write a run's report anew, or compare runs
 cargo xtask trace DIR                                                explain every decision of a run's searches
 cargo xtask study DIR..                                              compare strategies on runs that searched exhaustively
 cargo xtask ci                                                       what has to pass before a change lands

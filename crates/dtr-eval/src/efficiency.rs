@@ -37,6 +37,17 @@ pub fn measure<B: MixerBackend>(model: &Decoder<B>, context: usize, decode: usiz
     Sample { prefill_seconds, decode_seconds: began.elapsed().as_secs_f64(), cache_bytes }
 }
 
+/// The order in which `models` are measured in one repetition. Every second repetition goes back the way the last one came, so that
+/// over the two each model stands in the middle on average and a steady drift of the machine weighs on all alike; each pair begins with
+/// another model.
+pub fn order(models: usize, repetition: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..models).map(|place| (place + repetition / 2) % models).collect();
+    if repetition % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
 /// Reading the token back also waits for the device.
 fn likeliest<B: Backend>(logits: Tensor<B, 2>) -> u32 {
     logits.argmax(1).into_scalar().elem::<i64>() as u32
@@ -50,5 +61,34 @@ pub fn median(mut values: Vec<f64>) -> f64 {
         0 => f64::NAN,
         n if n % 2 == 1 => values[middle],
         _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_drift_weighs_on_all_models_alike() {
+        for models in 1..6 {
+            for repetitions in [2, 4, 6] {
+                let mut slowed = vec![0; models];
+                let mut time = 0;
+                for repetition in 0..repetitions {
+                    for model in order(models, repetition) {
+                        slowed[model] += time;
+                        time += 1;
+                    }
+                }
+                assert!(slowed.iter().all(|sum| *sum == slowed[0]), "{models} models, {repetitions} repetitions: {slowed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn median_of_few() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-12);
+        assert!((median(vec![4.0, 1.0]) - 2.5).abs() < 1e-12);
+        assert!(median(vec![]).is_nan());
     }
 }

@@ -9,18 +9,26 @@ use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::TrainBackend;
 use dtr_eval::Split;
 use dtr_experiment::explain::explain;
+use dtr_experiment::html::{Compared, Page};
 use dtr_experiment::report::Report;
 use dtr_experiment::schema::{Device, Experiment, load_tasks};
-use dtr_experiment::{Error, Options, evaluated, log, stages, terminal};
+use dtr_experiment::stages::Memory;
+use dtr_experiment::words::shell;
+use dtr_experiment::{Error, Options, atomic, evaluated, html, log, stages, terminal};
 use dtr_models::generate::{Sampling, generate as extend};
 use dtr_models::{Tokenizer, checkpoint};
+use peakmem_alloc::PeakMemAllocTrait;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::ALLOCATOR;
 use crate::backend::{Work, default_device, dispatch};
 
+/// What the allocator counts.
+const MEMORY: Memory = Memory { reset: || ALLOCATOR.reset_peak_memory(), peak: || ALLOCATOR.get_peak_memory() };
+
 /// `dtr run`.
-pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bool) -> Result<(), Error> {
+pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bool, json: bool) -> Result<(), Error> {
     struct RunWork<'a>(&'a Experiment, &'a Options);
     impl Work for RunWork<'_> {
         type Output = Result<(PathBuf, Report), Error>;
@@ -31,13 +39,22 @@ pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bo
     }
 
     let experiment = Experiment::load(file, overrides)?;
-    let set = overrides.iter().map(|(key, value)| format!("--set {key}={value}"));
-    let words: Vec<String> = ["cargo xtask run".to_owned(), file.display().to_string()].into_iter().chain(set).collect();
-    let options = Options { runs, quiet, command: words.join(" ") };
+    let set = overrides.iter().flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]);
+    let words: Vec<String> =
+        ["cargo", "xtask", "run"].map(str::to_owned).into_iter().chain([file.display().to_string()]).chain(set).collect();
+    let options = Options { runs, quiet, events: json, command: shell(&words), memory: Some(MEMORY) };
     let (directory, report) = dispatch(experiment.device(), RunWork(&experiment, &options))??;
-    println!("{}", terminal::summary(&report));
-    println!("report: {}", directory.join("report.html").display());
+    if json {
+        say(&json!({ "event": "report", "directory": directory, "report": report }).to_string());
+    } else {
+        say(&format!("{}\nreport: {}", terminal::summary(&report), directory.join("report.html").display()));
+    }
     Ok(())
+}
+
+/// A result on standard output, if somebody still reads it.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// `dtr distill`.
@@ -52,7 +69,7 @@ pub fn distill(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet
     }
 
     let experiment = Experiment::load(file, overrides)?;
-    let options = Options { runs, quiet, command: String::new() };
+    let options = Options { runs, quiet, events: false, command: String::new(), memory: None };
     let found = dispatch(experiment.device(), DistillWork(&experiment, &options))??;
     if json {
         println!("{}", json!(found));
@@ -86,15 +103,42 @@ pub fn check(file: &Path, overrides: &[(String, String)]) -> Result<(), Error> {
     Ok(())
 }
 
-/// `dtr report`.
-pub fn report(directory: &Path) -> Result<(), Error> {
+/// `dtr report` of one run.
+pub fn report(directory: &Path, json: bool) -> Result<(), Error> {
     let events = log::read(&directory.join("events.jsonl"))?;
     let report = Report::from_events(&events);
-    let command = format!("cargo xtask run {}", directory.join("experiment.toml").display());
-    let page = directory.join("report.html");
-    stages::write_report(&report, &events, &command, &directory.join("report.json"), &page)?;
-    println!("{}", terminal::summary(&report));
-    println!("report: {}", page.display());
+    let experiment = directory.join("experiment.toml").display().to_string();
+    let command = shell(&["cargo".into(), "xtask".into(), "run".into(), experiment]);
+    let (path, page) = (directory.join("report.html"), Page { command: &command, live: false });
+    stages::write_report(&report, &events, page, &directory.join("report.json"), &path)?;
+    if json {
+        say(&json!(report).to_string());
+    } else {
+        say(&format!("{}\nreport: {}", terminal::summary(&report), path.display()));
+    }
+    Ok(())
+}
+
+/// `dtr report` of several runs.
+pub fn compare(directories: &[PathBuf], output: &Path, json: bool) -> Result<(), Error> {
+    let read = |directory: &PathBuf| {
+        let events = log::read(&directory.join("events.jsonl"))?;
+        let path = directory.join("experiment.toml");
+        let experiment = std::fs::read_to_string(&path).map_err(|source| Error::Io { action: "read", path, source })?;
+        // Runs of one name in different directories are told apart by the whole of their paths.
+        let same = directories.iter().filter(|other| other.file_name() == directory.file_name()).count() > 1;
+        let name = directory.file_name().filter(|_| !same);
+        let label = name.map_or_else(|| directory.display().to_string(), |name| name.to_string_lossy().into_owned());
+        Ok(Compared { label, report: Report::from_events(&events), events, experiment })
+    };
+    let runs = directories.iter().map(read).collect::<Result<Vec<_>, Error>>()?;
+    atomic::write(output, html::compare(&runs).as_bytes())?;
+    if json {
+        let row = |run: &Compared| json!({ "run": run.label, "report": run.report });
+        say(&json!(runs.iter().map(row).collect::<Vec<_>>()).to_string());
+    } else {
+        say(&format!("{}\ncomparison: {}", terminal::comparison(&runs), output.display()));
+    }
     Ok(())
 }
 

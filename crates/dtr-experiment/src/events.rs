@@ -23,6 +23,76 @@ pub enum Model {
     MBest,
     /// The most linear hybrid above the floor.
     MOpt,
+    /// Every layer replaced by one operator: what speed and memory could become, whatever the score.
+    AllLinear,
+}
+
+impl Model {
+    /// Its name in files and for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parent => "parent",
+            Self::MBest => "m_best",
+            Self::MOpt => "m_opt",
+            Self::AllLinear => "all_linear",
+        }
+    }
+}
+
+/// Speed and memory at one context length, one sequence at a time. Ranges are the lowest and the highest of the measurements.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Efficiency {
+    /// Tokens in the context.
+    pub context: usize,
+    /// Which model.
+    pub model: Model,
+    /// Task whose hybrid this is, or is compared with.
+    pub task: String,
+    /// Its layout; empty in logs of before.
+    #[serde(default)]
+    pub layout: String,
+    /// Tokens a second when reading the context, median.
+    pub prefill_tokens_per_second: f64,
+    /// Their range.
+    #[serde(default)]
+    pub prefill_tokens_per_second_range: Option<[f64; 2]>,
+    /// Tokens a second when generating after it, median.
+    pub decode_tokens_per_second: f64,
+    /// Their range.
+    #[serde(default)]
+    pub decode_tokens_per_second_range: Option<[f64; 2]>,
+    /// Seconds from the whole context to the first token after it, median.
+    #[serde(default)]
+    pub first_token_seconds: Option<f64>,
+    /// Their range.
+    #[serde(default)]
+    pub first_token_seconds_range: Option<[f64; 2]>,
+    /// Bytes of the model's weights and of the most that was held beside them at once; unknown where the device has memory of its own.
+    #[serde(default)]
+    pub peak_bytes: Option<usize>,
+    /// Bytes of keys, values and states held for one sequence at the end of the context.
+    pub cache_bytes: usize,
+}
+
+/// An example that parent and `m_opt` answer differently. Each token of an answer is the likeliest after the right ones before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Task's name in the experiment.
+    pub task: String,
+    /// Its place in the test split.
+    pub example: usize,
+    /// Text before the answer, or its end where it is long.
+    pub prompt: String,
+    /// The right answer, or the part of it where the two first part.
+    pub expected: String,
+    /// What the parent says there.
+    pub parent: String,
+    /// What `m_opt` says there.
+    pub hybrid: String,
+    /// The parent's score on the example.
+    pub parent_score: f64,
+    /// The score of `m_opt`.
+    pub hybrid_score: f64,
 }
 
 /// One thing that happened. `layout` is one letter a layer, `S` for the parent's own softmax attention.
@@ -71,6 +141,17 @@ pub enum Event {
         tokens: usize,
         /// Through the parent and all students together.
         tokens_per_second: f64,
+    },
+    /// A search begins.
+    Searching {
+        /// Task's name in the experiment.
+        task: String,
+        /// Name of the task's metric.
+        metric: String,
+        /// Examples of the validation split.
+        validation: usize,
+        /// Examples of the test split.
+        test: usize,
     },
     /// A layout was scored during search, or (round 0) the parent was.
     Evaluated {
@@ -174,20 +255,22 @@ pub enum Event {
         /// Score on the test split.
         test: f64,
     },
-    /// Speed and memory at one context length.
-    Efficiency {
+    /// An example that parent and `m_opt` answer differently, one of a few.
+    Answered(Answer),
+    /// Speed and memory of a model at one context length.
+    Efficiency(Efficiency),
+    /// A model was not measured at one context length, because that would take more memory than there is.
+    TooLong {
         /// Task whose hybrid this is.
         task: String,
         /// Which model.
         model: Model,
+        /// Its layout.
+        layout: String,
         /// Tokens in the context.
         context: usize,
-        /// Tokens a second when reading the context, median.
-        prefill_tokens_per_second: f64,
-        /// Tokens a second when generating after it, median.
-        decode_tokens_per_second: f64,
-        /// Bytes of keys, values and states held for one sequence.
-        cache_bytes: usize,
+        /// Bytes it would take, going by shorter contexts.
+        needed_bytes: usize,
     },
     /// A hybrid was written as a directory that loads again.
     Exported {

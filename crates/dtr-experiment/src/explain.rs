@@ -28,7 +28,7 @@ pub fn explain(task: &str, strategy: &str, trace: &Trace, whole: bool) -> String
 }
 
 /// Which layers change, and to what.
-fn change(decision: &Decision) -> String {
+pub(crate) fn change(decision: &Decision) -> String {
     let pairs = decision.from.operators().iter().zip(decision.layout.operators()).enumerate();
     let changed = pairs.filter(|(_, (before, after))| before != after);
     let words: Vec<String> =
@@ -36,7 +36,7 @@ fn change(decision: &Decision) -> String {
     if words.is_empty() { "as it stands".into() } else { words.join(", ") }
 }
 
-fn verdict(decision: &Decision) -> String {
+pub(crate) fn verdict(decision: &Decision) -> String {
     let scored = format!("score {:.4} {} {:.4}", decision.score, compared(decision.score, decision.minimum), decision.minimum);
     let sure = decision.confirmation.map(|found| {
         let sign = compared(found.lower, found.minimum);
@@ -60,7 +60,7 @@ fn compared(a: f64, b: f64) -> &'static str {
 }
 
 /// How many were compared in the round, how many of them were left early, and which came next.
-fn candidates(trace: &Trace, decision: &Decision) -> String {
+pub(crate) fn candidates(trace: &Trace, decision: &Decision) -> String {
     let furthest = trace.evaluations.iter().filter(|step| step.from == 0 || step.round > 0).map(|step| step.to).max().unwrap_or(0);
     let choosing = decision.confirmation.map_or(furthest, |found| furthest - found.examples);
     let mut seen: Vec<(&Layout, usize, f64, f64)> = Vec::new();
@@ -81,7 +81,7 @@ fn candidates(trace: &Trace, decision: &Decision) -> String {
 }
 
 /// Why the layer is not replaced in the result.
-fn stayed(trace: &Trace, result: &Layout, layer: usize) -> String {
+pub(crate) fn stayed(trace: &Trace, result: &Layout, layer: usize) -> String {
     let beside = |layout: &Layout| result.distance(layout) == 1 && layout.shared_prefix(result) == layer;
     if let Some(decision) = trace.decisions.iter().rev().find(|decision| beside(&decision.layout) && decision.verdict != Verdict::Kept) {
         return match decision.confirmation {
@@ -89,9 +89,15 @@ fn stayed(trace: &Trace, result: &Layout, layer: usize) -> String {
             None => format!("score {:.4} < {:.4}", decision.score, decision.minimum),
         };
     }
-    let last = trace.evaluations.iter().rev().find(|step| beside(&step.layout));
-    last.map_or("it was not tried beside this layout".into(), |step| {
-        let sign = compared(step.score, trace.minimum);
-        format!("score {:.4} {sign} {:.4} on examples {} to {}, another was better", step.score, trace.minimum, step.from, step.to)
-    })
+    let Some(last) = trace.evaluations.iter().rev().find(|step| beside(&step.layout)) else {
+        return "it was not tried beside this layout".into();
+    };
+    let parts = trace.evaluations.iter().filter(|step| (step.round, &step.layout) == (last.round, &last.layout));
+    let (examples, sum) = parts.fold((0, 0.0), |(examples, sum), step| {
+        let count = step.to - step.from;
+        (examples + count, sum + step.score * count as f64)
+    });
+    let score = sum / examples as f64;
+    let better = if score >= trace.minimum { ", another was better" } else { "" };
+    format!("score {score:.4} {} {:.4} on {examples} examples{better}", compared(score, trace.minimum), trace.minimum)
 }

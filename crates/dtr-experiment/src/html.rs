@@ -1,246 +1,72 @@
 //! The page `report.html`: one file, nothing loaded from elsewhere; words and numbers for people.
 
-use std::collections::BTreeMap;
+pub(crate) mod compare;
+mod front;
+mod speed;
+mod students;
+mod task;
 
-use dtr_search::Verdict;
 use minijinja::{AutoEscape, Environment, Value, context};
 
-use crate::charts::{Frame, Series, lines};
-use crate::events::{Event, Model};
-use crate::report::{Hybrid, Report, Task, replaced};
-use crate::terminal::{confirmed, floor};
+use crate::events::Event;
+use crate::report::Report;
+use crate::words::count;
 
-/// The page for a run that is done, goes on, or broke off. `command` reproduces it.
+pub use compare::{Compared, compare, differences};
+
+/// What a page says beside what happened.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    /// The command that reproduces the run.
+    pub command: &'a str,
+    /// Whether the page is written anew as the run goes on, and shows itself anew.
+    pub live: bool,
+}
+
+/// The page for a run that is done, goes on, or broke off.
 ///
 /// # Panics
 /// Never: the template is part of the program and tested.
-pub fn render(report: &Report, events: &[Event], command: &str) -> String {
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.add_template("report", include_str!("../templates/report.html")).expect("the template is valid");
-    let tasks: Vec<Value> = report.tasks.iter().map(|(name, task)| task_context(name, task, report, events)).collect();
-    let page = environment.get_template("report").and_then(|template| {
-        template.render(context! {
+pub fn render(report: &Report, events: &[Event], page: Page<'_>) -> String {
+    let tasks: Vec<Value> = report.tasks.iter().map(|(name, task)| task::context(name, task, report, events)).collect();
+    let searching = report.tasks.iter().filter(|(_, task)| task.search.strategy.is_empty()).map(|(name, _)| name.clone());
+    fill(
+        "report",
+        include_str!("../templates/report.html"),
+        context! {
             experiment => report.experiment.clone(),
             device => report.device.clone(),
             seed => report.seed,
             complete => report.complete,
+            live => page.live && !report.complete,
             model_type => report.parent.model_type.clone(),
             layers => report.parent.layers,
             parameters => format!("{:.2}", report.parent.parameters as f64 / 1e6),
-            tokens => report.distillation.tokens,
-            tokens_per_second => format!("{:.0}", report.distillation.tokens_per_second),
+            took => crate::words::duration(report.seconds),
+            evaluations => count(events.len() as f64),
             tasks,
-            command,
-            searching => searching(report),
-            students => students(report),
-            curves => curves(events),
-        })
-    });
+            command => page.command,
+            searching => searching.collect::<Vec<_>>(),
+            students => students::context(report, events),
+        },
+    )
+}
+
+/// A template of this program with its values put in, all of them escaped.
+fn fill(name: &str, template: &str, values: Value) -> String {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.add_global("style", Value::from_safe_string(include_str!("../templates/style.css").into()));
+    let page = environment.render_named_str(name, template, values);
     page.expect("the template renders every report")
-}
-
-fn percent(score: f64) -> String {
-    if score.is_finite() { format!("{:.1} %", 100.0 * score) } else { "–".into() }
-}
-
-/// Tasks whose search has begun but not ended.
-fn searching(report: &Report) -> Vec<String> {
-    report.tasks.iter().filter(|(_, task)| task.search.strategy.is_empty()).map(|(name, _)| name.clone()).collect()
-}
-
-fn task_context(name: &str, task: &Task, report: &Report, events: &[Event]) -> Value {
-    let tested = !task.m_opt.layout.is_empty();
-    let share = task.standing(&task.m_opt);
-    let short = share.map_or(0.0, |share| task.search.floor - share);
-    context! {
-        name,
-        metric => task.metric.clone(),
-        tested,
-        replaced => task.m_opt.replaced,
-        layers => task.m_opt.layout.len(),
-        test => percent(task.m_opt.test),
-        parent_test => percent(task.parent.test),
-        share => share.map(percent),
-        floor => floor(task),
-        strategy => task.search.strategy.clone(),
-        confirmed => confirmed(task),
-        reached => task.search.reached,
-        broken => tested && short > 0.0,
-        short => format!("{:.1}", 100.0 * short),
-        rows => if tested { table(task) } else { vec![] },
-        rounds => rounds(name, events),
-        chart => Value::from_safe_string(score_chart(name, task, events)),
-        evaluations => task.search.evaluations,
-        equivalents => format!("{:.1}", task.search.full_evaluation_equivalents),
-        seconds => format!("{:.0}", task.search.seconds),
-        efficiency => efficiency(name, report),
-    }
-}
-
-/// Rows of the table of scores.
-fn table(task: &Task) -> Vec<Value> {
-    let row = |name: &str, hybrid: &Hybrid| {
-        context! {
-            name,
-            layout => hybrid.layout.clone(),
-            replaced => hybrid.replaced,
-            validation => percent(hybrid.validation),
-            test => percent(hybrid.test),
-            share => task.kept(hybrid).map_or_else(|| "–".to_owned(), percent),
-        }
-    };
-    let parent =
-        Hybrid { layout: "S".repeat(task.m_opt.layout.len()), replaced: 0, validation: task.parent.validation, test: task.parent.test };
-    let mut rows = vec![row("parent", &parent), row("m_best", &task.m_best), row("m_opt", &task.m_opt)];
-    rows.extend(task.baselines.iter().map(|baseline| row(&baseline.name, &baseline.hybrid)));
-    let random: Vec<&Hybrid> =
-        task.baselines.iter().filter(|baseline| baseline.name.starts_with("random-")).map(|baseline| &baseline.hybrid).collect();
-    if !random.is_empty() {
-        let mean = |of: fn(&Hybrid) -> f64| random.iter().map(|hybrid| of(hybrid)).sum::<f64>() / random.len() as f64;
-        let hybrid =
-            Hybrid { layout: String::new(), replaced: random[0].replaced, validation: mean(|h| h.validation), test: mean(|h| h.test) };
-        rows.push(row("random, mean", &hybrid));
-    }
-    rows
-}
-
-/// The layouts round by round: every decision with the layer it is about.
-fn rounds(name: &str, events: &[Event]) -> Vec<Value> {
-    let mut before: Option<String> = None;
-    let mut rounds = Vec::new();
-    for event in events {
-        let (layout, round, score, verdict) = match event {
-            Event::Evaluated { task, round: 0, from: 0, layout, score, .. } if task == name => (layout, 0, *score, Verdict::Kept),
-            Event::Decided { task, round, layout, score, verdict, .. } if task == name => (layout, *round, *score, *verdict),
-            _ => continue,
-        };
-        let committed = matches!(verdict, Verdict::Kept | Verdict::GoneOn);
-        let earlier: Vec<char> = before.as_deref().unwrap_or(layout).chars().collect();
-        let cells: Vec<Value> = layout
-            .chars()
-            .enumerate()
-            .map(|(layer, letter)| {
-                let changed = earlier.get(layer) != Some(&letter);
-                let class = match (letter, changed, committed) {
-                    (_, true, true) => "new",
-                    (_, true, false) => "refused",
-                    ('S', ..) => "full",
-                    _ => "linear",
-                };
-                context! { letter => letter.to_string(), class, layer }
-            })
-            .collect();
-        let word = match verdict {
-            Verdict::Kept => "",
-            Verdict::GoneOn => "on the way",
-            Verdict::BelowFloor => "refused",
-            Verdict::Unconfirmed => "not confirmed",
-        };
-        rounds.push(context! { round, cells, score => percent(score), committed, word });
-        if committed {
-            before = Some(layout.clone());
-        }
-    }
-    rounds
-}
-
-fn score_chart(name: &str, task: &Task, events: &[Event]) -> String {
-    let mut best = Vec::new();
-    let (mut floor, mut parent) = (None, None);
-    for event in events {
-        match event {
-            Event::Evaluated { task, round: 0, from: 0, score, .. } if task == name => {
-                best.push((0.0, 100.0 * score));
-                parent = Some(100.0 * score);
-            }
-            Event::Decided { task, layout, score, minimum, .. } if task == name => {
-                best.push((replaced(layout) as f64, 100.0 * score));
-                floor = Some(100.0 * minimum);
-            }
-            _ => {}
-        }
-    }
-    // The best of each size; a run that was started again tells of the same layouts once more.
-    best.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
-    best.dedup_by_key(|point| point.0);
-    let levels: Vec<(f64, &str)> = [(parent, "parent"), (floor, "floor")].into_iter().filter_map(|(at, name)| Some((at?, name))).collect();
-    let title = format!("{name}: best validation score of each number of layers replaced");
-    let y = format!("{}, % (validation)", if task.metric.is_empty() { "score" } else { &task.metric });
-    let frame = Frame { title: &title, x: "layers replaced", y: &y, levels: &levels, doublings: false, decades: false, named: false };
-    lines(&frame, &[Series { name: "best of round".into(), points: best }])
-}
-
-/// Charts and rows of speed and memory for one task.
-fn efficiency(name: &str, report: &Report) -> Value {
-    let rows: Vec<_> = report.efficiency.iter().filter(|row| row.task == name).collect();
-    let chart = |title: &str, y: &str, of: fn(&crate::report::Efficiency) -> f64| {
-        let series = [(Model::Parent, "parent"), (Model::MBest, "m_best"), (Model::MOpt, "m_opt")].map(|(model, name)| Series {
-            name: name.into(),
-            points: rows.iter().filter(|row| row.model == model).map(|row| (row.context as f64, of(row))).collect(),
-        });
-        let frame = Frame { title, x: "tokens of context", y, levels: &[], doublings: true, decades: true, named: true };
-        Value::from_safe_string(lines(&frame, &series))
-    };
-    let table: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            context! {
-                context => row.context,
-                model => match row.model { Model::Parent => "parent", Model::MBest => "m_best", Model::MOpt => "m_opt" },
-                prefill => format!("{:.0}", row.prefill_tokens_per_second),
-                decode => format!("{:.0}", row.decode_tokens_per_second),
-                cache => format!("{:.0}", row.cache_bytes as f64 / 1024.0),
-            }
-        })
-        .collect();
-    context! {
-        rows => table,
-        charts => [
-            chart("Prefill: tokens a second against context length", "prefill, tokens/s", |row| row.prefill_tokens_per_second),
-            chart("Decoding: tokens a second against context length", "decode, tokens/s", |row| row.decode_tokens_per_second),
-            chart("Cache bytes against context length", "cache, bytes", |row| row.cache_bytes as f64),
-        ],
-    }
-}
-
-/// Held-out losses: one row an operator, one cell a layer.
-fn students(report: &Report) -> Vec<Value> {
-    let mut operators: BTreeMap<&str, BTreeMap<usize, f64>> = BTreeMap::new();
-    for student in &report.distillation.students {
-        operators.entry(&student.operator).or_default().insert(student.layer, student.normalised_mse);
-    }
-    let cell =
-        |(layer, loss): (&usize, &f64)| context! { layer, loss => format!("{loss:.3}"), heat => format!("{:.2}", loss.clamp(0.0, 1.0)) };
-    operators.into_iter().map(|(operator, layers)| context! { operator, cells => layers.iter().map(cell).collect::<Vec<_>>() }).collect()
-}
-
-/// Loss curves: one chart an operator, one line a layer.
-fn curves(events: &[Event]) -> Vec<Value> {
-    let mut operators: BTreeMap<&str, Vec<Series>> = BTreeMap::new();
-    for event in events {
-        let Event::Distilling { operator, tokens, normalised_mse } = event else { continue };
-        let series = operators.entry(operator).or_default();
-        for (layer, loss) in normalised_mse.iter().enumerate() {
-            if series.len() <= layer {
-                series.push(Series { name: layer.to_string(), points: Vec::new() });
-            }
-            // A run that was started again tells of the same tokens once more.
-            series[layer].points.retain(|point| point.0 < *tokens as f64);
-            series[layer].points.push((*tokens as f64, f64::from(*loss)));
-        }
-    }
-    let chart = |(operator, series): (&str, Vec<Series>)| {
-        let title = format!("{operator}: normalised error of each layer's student against tokens");
-        let frame = Frame { title: &title, x: "tokens", y: "normalised MSE", levels: &[], doublings: false, decades: false, named: true };
-        context! { operator, chart => Value::from_safe_string(lines(&frame, &series)) }
-    };
-    operators.into_iter().map(chart).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use dtr_search::Verdict;
+
     use super::*;
+    use crate::events::Model;
 
     fn evaluated(round: usize, layout: &str, score: f64) -> Event {
         let task = "recall".to_owned();
@@ -292,7 +118,7 @@ mod tests {
     }
 
     fn page(events: &[Event]) -> String {
-        render(&Report::from_events(events), events, "cargo xtask run <file>")
+        render(&Report::from_events(events), events, Page { command: "cargo xtask run <file>", live: true })
     }
 
     #[test]
@@ -309,10 +135,13 @@ mod tests {
     #[test]
     fn a_run_under_way_shows_what_was_replaced_so_far() {
         let page = page(&begun());
-        assert!(page.contains("not complete") && page.contains("searching recall"));
-        assert!(page.contains(r#"class="cell new" title="layer 0: G""#) && page.contains("best validation score of each number"));
+        assert!(page.contains("not complete") && page.contains("searching <bdi>recall</bdi>"));
+        assert!(
+            page.contains("<title>layer 0: S to G, 94.0 % with it: kept</title>") && page.contains("against the number of layers replaced")
+        );
+        assert!(page.contains("http-equiv=\"refresh\""));
         assert!(!page.contains("<b>first") && page.contains("&lt;b&gt;first"));
-        assert!(super::render(&Report::default(), &[], "").contains("No task has been searched"));
+        assert!(render(&Report::default(), &[], Page { command: "", live: false }).contains("No task has been searched"));
     }
 
     #[test]
@@ -321,6 +150,60 @@ mod tests {
         assert!(broken.contains("floor of 95 % of the parent broken on test, by 5.0 points") && broken.contains("refused"));
         let held = page(&ended(0.9, 0.88));
         assert!(held.contains("holds on test") && !held.contains("broken on test"));
+    }
+
+    #[test]
+    fn a_finished_page_stays_as_it_is_and_a_broken_off_one_too() {
+        assert!(!page(&ended(0.9, 0.88)).contains("http-equiv=\"refresh\""));
+        let events = begun();
+        let broken_off = render(&Report::from_events(&events), &events, Page { command: "", live: false });
+        assert!(broken_off.contains("not complete") && !broken_off.contains("http-equiv=\"refresh\""));
+    }
+
+    #[test]
+    fn speeds_are_told_with_spread_crossover_and_front() {
+        let row = |model, layout: &str, context: usize, decode: f64, cache_bytes| {
+            Event::Efficiency(crate::events::Efficiency {
+                context,
+                model,
+                task: "recall".into(),
+                layout: layout.into(),
+                prefill_tokens_per_second: 1000.0,
+                prefill_tokens_per_second_range: Some([900.0, 1100.0]),
+                decode_tokens_per_second: decode,
+                decode_tokens_per_second_range: None,
+                first_token_seconds: Some(0.5),
+                first_token_seconds_range: None,
+                peak_bytes: Some(3 << 20),
+                cache_bytes,
+            })
+        };
+        let mut events = ended(0.9, 0.88);
+        events.extend([
+            row(Model::Parent, "SS", 512, 100.0, 1000),
+            row(Model::MOpt, "GS", 512, 50.0, 600),
+            row(Model::AllLinear, "GG", 512, 40.0, 200),
+        ]);
+        events.extend([
+            row(Model::Parent, "SS", 2048, 25.0, 4000),
+            row(Model::MOpt, "GS", 2048, 50.0, 2100),
+            row(Model::AllLinear, "GG", 2048, 40.0, 200),
+        ]);
+        let report = Report::from_events(&events);
+        let found = &report.crossovers[0];
+        assert_eq!((found.model, found.layout.as_str(), found.contexts), (Model::MOpt, "GS", [512, 2048]));
+        assert_eq!(found.prefill, crate::report::Crossing::Nowhere);
+        let crate::report::Crossing::From(at) = found.decode else { panic!("{found:?}") };
+        assert!((at - 1024.0).abs() < 1e-6);
+        // Half the cost of replacing both, by layers; but what was measured counts.
+        let points = crate::report::front::points("recall", &report, &events);
+        let cost =
+            |layout: &str| points.iter().find(|point| point.layout == layout).map(|point| (point.cache_bytes as usize, point.measured));
+        assert_eq!((cost("SS"), cost("GS"), cost("GG")), (Some((4000, true)), Some((2100, true)), None));
+        let page = page(&events);
+        for part in ["from about 1000 tokens of context on", "900–1100", "2.00×", "Pareto front", "3.0 MiB", "all G"] {
+            assert!(page.contains(part), "{part:?} is missing");
+        }
     }
 
     #[test]

@@ -13,11 +13,13 @@ pub mod run_dir;
 pub mod stages;
 
 pub mod report;
+pub mod rounds;
 
 pub mod charts;
 pub mod evaluated;
 pub mod html;
 pub mod terminal;
+pub mod words;
 
 pub use error::Error;
 pub use schema::Experiment;

@@ -1,6 +1,7 @@
 //! The event log of a run, `events.jsonl`: append-only, one JSON object a line, readable after a kill at any moment.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -11,14 +12,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::Error, events::Event};
 
+/// Is told of each event once it is in the log: its line, and all events, itself the last one.
+pub type Listener = Box<dyn FnMut(&str, &[Event])>;
+
 /// The events of a run, on disk and in memory.
-#[derive(Debug)]
 pub struct EventLog {
     path: PathBuf,
     file: File,
     /// Bytes of whole lines in the file: where the next line begins.
     length: u64,
     events: Vec<Event>,
+    listeners: Vec<Listener>,
+}
+
+impl fmt::Debug for EventLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLog").field("path", &self.path).field("events", &self.events.len()).finish_non_exhaustive()
+    }
 }
 
 /// One line of the file.
@@ -44,7 +54,7 @@ impl EventLog {
         })?;
         let (events, length) = parse(&path)?;
         cut(&mut file, length).map_err(|source| Error::Io { action: "cut off the incomplete last line of", path: path.clone(), source })?;
-        Ok((Self { path, file, length, events: events.clone() }, events))
+        Ok((Self { path, file, length, events: events.clone(), listeners: Vec::new() }, events))
     }
 
     /// Appends `event` and carries it through to the disk, unless the log has it already: a resumed run announces again
@@ -72,7 +82,15 @@ impl EventLog {
         }
         self.length += line.len() as u64;
         self.events.push(record.event);
+        for listener in &mut self.listeners {
+            listener(line.trim_end(), &self.events);
+        }
         Ok(())
+    }
+
+    /// Tells `listener` of every event from now on.
+    pub fn listen(&mut self, listener: Listener) {
+        self.listeners.push(listener);
     }
 
     /// All events, oldest first.
@@ -202,6 +220,23 @@ mod tests {
             }
         }
         assert_eq!(read(&path).unwrap(), [started(), student(0), student(1), started()]);
+    }
+
+    #[test]
+    fn listeners_hear_what_is_new_as_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let (mut log, _) = EventLog::open(&path).unwrap();
+        log.emit(student(0)).unwrap();
+        let heard = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+        let ear = heard.clone();
+        log.listen(Box::new(move |line, events| ear.borrow_mut().push((line.to_owned(), events.len()))));
+        for event in [student(1), student(1), student(2)] {
+            log.emit(event).unwrap();
+        }
+        let written = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = written.lines().collect();
+        assert_eq!(*heard.borrow(), [(lines[1].to_owned(), 2), (lines[2].to_owned(), 3)]);
     }
 
     #[test]

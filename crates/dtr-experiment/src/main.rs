@@ -8,9 +8,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dtr_experiment::schema::Device;
+use mimalloc::MiMalloc;
+use peakmem_alloc::PeakMemAlloc;
 
+/// Counts, so that the memory a model takes can be told.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: PeakMemAlloc<MiMalloc> = PeakMemAlloc::new(MiMalloc);
 
 /// Turns a pretrained full-attention Transformer and a task into a task-specific hybrid of full and linear attention.
 #[derive(Parser)]
@@ -28,6 +31,9 @@ enum Command {
         experiment: ExperimentArgs,
         #[command(flatten)]
         place: PlaceArgs,
+        /// Every event as a line of JSON in place of tables, the report in the last line.
+        #[arg(long)]
+        json: bool,
     },
     /// Train the students of an experiment, and nothing else; runs below the same directory find them.
     Distill {
@@ -44,10 +50,17 @@ enum Command {
         #[command(flatten)]
         experiment: ExperimentArgs,
     },
-    /// Write the report of a run anew, also of one that goes on or broke off, and print its tables.
+    /// Write the report of a run anew, also of one that goes on or broke off, and print its tables. Of several runs, compare them.
     Report {
-        /// The run directory.
-        directory: PathBuf,
+        /// Run directories.
+        #[arg(required = true)]
+        directories: Vec<PathBuf>,
+        /// The page that compares several runs.
+        #[arg(long, default_value = "comparison.html")]
+        output: PathBuf,
+        /// JSON in place of tables.
+        #[arg(long)]
+        json: bool,
     },
     /// Do the searches of a run again from what is stored of them, without a model, and explain every decision.
     Trace {
@@ -175,12 +188,15 @@ impl ExperimentArgs {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { experiment, place } => commands::run(&experiment.file, &experiment.overrides(), place.runs, place.quiet),
+        Command::Run { experiment, place, json } => commands::run(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json),
         Command::Distill { experiment, place, json } => {
             commands::distill(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json)
         }
         Command::Check { experiment } => commands::check(&experiment.file, &experiment.overrides()),
-        Command::Report { directory } => commands::report(&directory),
+        Command::Report { directories, output, json } => match &directories[..] {
+            [directory] => commands::report(directory, json),
+            directories => commands::compare(directories, &output, json),
+        },
         Command::Trace { directory } => commands::trace(&directory),
         Command::Study { directories, draws, examples, floor, confidence } => {
             commands::study(&directories, &dtr_experiment::stages::Study { draws, examples, floor, confidence })

@@ -1,11 +1,19 @@
 //! The contract `report.json`: what a run found, as a function of its events. Keys may be added, never renamed.
 
+mod collect;
+pub mod crossover;
+pub mod front;
+pub mod interval;
+
 use std::collections::BTreeMap;
 
-use dtr_search::{Confirmation, Floor, Verdict};
+use dtr_search::Confirmation;
 use serde::{Deserialize, Serialize};
 
-use crate::events::{Event, Model};
+use crate::events::Model;
+pub use crate::events::{Answer, Efficiency};
+pub use crossover::{Crossing, Crossover};
+pub use front::Point;
 
 /// Everything a run found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +36,12 @@ pub struct Report {
     pub tasks: BTreeMap<String, Task>,
     /// Speed and memory over context length.
     pub efficiency: Vec<Efficiency>,
+    /// Context lengths at which models were not measured, because that would take more memory than there is.
+    #[serde(default)]
+    pub too_long: Vec<TooLong>,
+    /// From which context length each hybrid is faster than its parent.
+    #[serde(default)]
+    pub crossovers: Vec<Crossover>,
 }
 
 /// The parent model.
@@ -70,6 +84,12 @@ pub struct Scores {
     pub validation: f64,
     /// On the split it never saw.
     pub test: f64,
+    /// Where the score on examples of the kind of the validation split lies, with 95 % confidence (Wilson).
+    #[serde(default)]
+    pub validation_interval: Option<[f64; 2]>,
+    /// The same of the test split.
+    #[serde(default)]
+    pub test_interval: Option<[f64; 2]>,
 }
 
 /// One layout and its scores.
@@ -83,6 +103,12 @@ pub struct Hybrid {
     pub validation: f64,
     /// Score on the split it never saw.
     pub test: f64,
+    /// Where the score on examples of the kind of the validation split lies, with 95 % confidence (Wilson).
+    #[serde(default)]
+    pub validation_interval: Option<[f64; 2]>,
+    /// The same of the test split.
+    #[serde(default)]
+    pub test_interval: Option<[f64; 2]>,
 }
 
 /// A layout found without search.
@@ -146,23 +172,39 @@ pub struct Task {
     pub baselines: Vec<Baseline>,
     /// What the search cost.
     pub search: Search,
+    /// How many examples the scores rest on.
+    #[serde(default)]
+    pub examples: Examples,
+    /// A few examples of the test split that parent and `m_opt` answer differently.
+    #[serde(default)]
+    pub differing: Vec<Answer>,
+    /// Layouts that no other scored layout beats in score, decoding time and cache at once.
+    #[serde(default)]
+    pub pareto: Vec<Point>,
 }
 
-/// Speed and memory at one context length.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Efficiency {
-    /// Tokens in the context.
-    pub context: usize,
-    /// Which model.
-    pub model: crate::events::Model,
+/// Numbers of examples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examples {
+    /// Of the split the search chose on.
+    pub validation: usize,
+    /// Of the split it never saw.
+    pub test: usize,
+}
+
+/// A model and a context length that is too long for it here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooLong {
     /// Task whose hybrid this is.
     pub task: String,
-    /// Tokens a second when reading the context, median.
-    pub prefill_tokens_per_second: f64,
-    /// Tokens a second when generating after it, median.
-    pub decode_tokens_per_second: f64,
-    /// Bytes of keys, values and states held for one sequence.
-    pub cache_bytes: usize,
+    /// Which model.
+    pub model: Model,
+    /// Its layout.
+    pub layout: String,
+    /// Tokens in the context.
+    pub context: usize,
+    /// Bytes it would take, going by shorter contexts.
+    pub needed_bytes: usize,
 }
 
 impl Task {
@@ -175,68 +217,10 @@ impl Task {
     pub fn kept(&self, hybrid: &Hybrid) -> Option<f64> {
         (self.parent.test > 0.0).then(|| hybrid.test / self.parent.test)
     }
-}
 
-impl Report {
-    /// What is known after these events, of a run that is done, goes on, or broke off. Where a thing was said twice, the later counts.
-    pub fn from_events(events: &[Event]) -> Self {
-        let mut report = Self::default();
-        for event in events {
-            report.add(event);
-        }
-        report
-    }
-
-    fn add(&mut self, event: &Event) {
-        match event.clone() {
-            Event::Started { experiment, device, seed } => (self.experiment, self.device, self.seed) = (experiment, device, seed),
-            Event::Parent { model_type, layers, parameters } => self.parent = Parent { model_type, layers, parameters },
-            Event::Student { layer, operator, normalised_mse } => {
-                let students = &mut self.distillation.students;
-                students.retain(|student| (student.layer, &student.operator) != (layer, &operator));
-                students.push(Student { layer, operator, normalised_mse });
-            }
-            Event::Distilled { tokens, tokens_per_second } => {
-                (self.distillation.tokens, self.distillation.tokens_per_second) = (tokens, tokens_per_second);
-            }
-            Event::Searched { task, metric, strategy, floor, reached, evaluations, full_evaluation_equivalents, seconds } => {
-                let task = self.task(task);
-                task.metric = metric;
-                let (floor, floor_is_score) = (floor.value(), matches!(floor, Floor::Score { .. }));
-                task.search = Search { strategy, floor, floor_is_score, reached, evaluations, full_evaluation_equivalents, seconds };
-            }
-            Event::Decided { task, verdict: Verdict::Kept, confirmation, .. } => self.task(task).confirmation = confirmation,
-            Event::Recovered { task, before, after, test_before, test_after } => {
-                self.task(task).recovery = Some(Recovered { before, after, test_before, test_after });
-            }
-            Event::Tested { task, model, layout, validation, test } => {
-                let hybrid = Hybrid { replaced: replaced(&layout), layout, validation, test };
-                let task = self.task(task);
-                match model {
-                    Model::Parent => task.parent = Scores { validation, test },
-                    Model::MBest => task.m_best = hybrid,
-                    Model::MOpt => task.m_opt = hybrid,
-                }
-            }
-            Event::Baseline { task, name, layout, validation, test } => {
-                let baselines = &mut self.task(task).baselines;
-                baselines.retain(|baseline| baseline.name != name);
-                baselines.push(Baseline { name, hybrid: Hybrid { replaced: replaced(&layout), layout, validation, test } });
-            }
-            Event::Efficiency { task, model, context, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes } => {
-                self.efficiency.retain(|row| (row.context, row.model, &row.task) != (context, model, &task));
-                self.efficiency.push(Efficiency { context, model, task, prefill_tokens_per_second, decode_tokens_per_second, cache_bytes });
-            }
-            Event::Finished { seconds } => (self.complete, self.seconds) = (true, seconds),
-            Event::Evaluated { task, .. } => {
-                self.task(task);
-            }
-            Event::Distilling { .. } | Event::Decided { .. } | Event::Exported { .. } => {}
-        }
-    }
-
-    fn task(&mut self, name: String) -> &mut Task {
-        self.tasks.entry(name).or_default()
+    /// Whether its hybrids were scored on the test split.
+    pub fn tested(&self) -> bool {
+        !self.m_opt.layout.is_empty()
     }
 }
 

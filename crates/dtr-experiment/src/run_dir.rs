@@ -71,12 +71,7 @@ impl RunDir {
 
     /// Directory of one exported model, which loads again.
     pub fn hybrid(&self, task: &str, model: Model) -> PathBuf {
-        let model = match model {
-            Model::Parent => "parent",
-            Model::MBest => "m_best",
-            Model::MOpt => "m_opt",
-        };
-        self.root.join("hybrid").join(format!("{task}-{model}"))
+        self.root.join("hybrid").join(format!("{task}-{}", model.name()))
     }
 
     /// The event log.

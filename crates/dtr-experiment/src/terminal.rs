@@ -1,16 +1,14 @@
-//! What a person sees in the terminal: progress while it runs, tables when it is done. All of it from events and report.
+//! What a person sees in the terminal: progress while it runs, tables when it is done.
 
-use std::fmt::Write;
+mod tables;
+
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{Cell, CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::events::Model;
-use crate::report::{Hybrid, Report, Task};
-use crate::stages::{Distilled, Row, Study};
+pub(crate) use tables::confirmed;
+pub use tables::{comparison, distilled, study, summary};
 
 /// Between two lines of progress where there is no terminal.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,170 +103,4 @@ impl Stage {
             eprintln!("{}: {done} of {total} {}, about {left:.0} s left", self.name, self.unit);
         }
     }
-}
-
-/// The results of a run as tables.
-pub fn summary(report: &Report) -> String {
-    let mut parts = Vec::new();
-    if !report.complete {
-        parts.push("not complete: still running, or broken off; the same command goes on where it stopped".to_owned());
-    }
-    for (name, task) in &report.tasks {
-        if task.m_opt.layout.is_empty() {
-            let state = if task.search.strategy.is_empty() { "being searched" } else { "searched, not tested yet" };
-            parts.push(format!("{name}: {state}"));
-            continue;
-        }
-        let title = format!("{name} ({}), {}, floor {}", task.metric, task.search.strategy, floor(task));
-        parts.push(format!("{title}\n{}\n{}", task_table(task), verdict(name, task)));
-    }
-    if !report.efficiency.is_empty() {
-        parts.push(format!("Speed and memory, one sequence\n{}", efficiency_table(report)));
-    }
-    parts.join("\n\n")
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(header.iter().copied());
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-fn percent(score: f64) -> Cell {
-    Cell::new(format!("{:.1} %", 100.0 * score))
-}
-
-fn task_table(task: &Task) -> Table {
-    let mut table = table(&["model", "layout", "replaced", "validation", "test", "of parent"]);
-    let mut row = |name: &str, hybrid: &Hybrid| {
-        table.add_row([
-            Cell::new(name),
-            Cell::new(&hybrid.layout),
-            Cell::new(hybrid.replaced),
-            percent(hybrid.validation),
-            percent(hybrid.test),
-            task.kept(hybrid).map_or_else(|| Cell::new("–"), percent),
-        ]);
-    };
-    let layers = task.m_opt.layout.len();
-    row("parent", &Hybrid { layout: "S".repeat(layers), replaced: 0, validation: task.parent.validation, test: task.parent.test });
-    row("m_best", &task.m_best);
-    row("m_opt", &task.m_opt);
-    for baseline in &task.baselines {
-        row(&baseline.name, &baseline.hybrid);
-    }
-    table
-}
-
-/// The floor in words.
-pub(crate) fn floor(task: &Task) -> String {
-    let of = if task.search.floor_is_score { "" } else { " of the parent" };
-    format!("{:.0} %{of}", 100.0 * task.search.floor)
-}
-
-/// Whether the floor held on the test split, and by how much it did not; and what was known before.
-fn verdict(name: &str, task: &Task) -> String {
-    let Some(share) = task.standing(&task.m_opt) else {
-        return format!("{name}: the parent scores 0 on the test split, so nothing can be said of a share of it.");
-    };
-    let of = if task.search.floor_is_score { "scores" } else { "keeps" };
-    let kept = format!(
-        "{name}: m_opt {of} {:.1} %{} on the test split; the floor of {:.0} %",
-        100.0 * share,
-        parent(task),
-        100.0 * task.search.floor
-    );
-    let short = task.search.floor - share;
-    let held = if short > 0.0 { format!("{kept} is BROKEN there, by {:.1} points.", 100.0 * short) } else { format!("{kept} holds.") };
-    [Some(held), confirmed(task)].into_iter().flatten().collect::<Vec<_>>().join(" ")
-}
-
-fn parent(task: &Task) -> &'static str {
-    if task.search.floor_is_score { "" } else { " of the parent" }
-}
-
-/// What was known of `m_opt` before the test split was looked at.
-pub(crate) fn confirmed(task: &Task) -> Option<String> {
-    if let Some(found) = task.recovery {
-        let [before, after] = [found.test_before, found.test_after].map(|score| 100.0 * score);
-        return Some(format!("Recovery took it from {before:.1} to {after:.1} % on the test split."));
-    }
-    let found = task.confirmation?;
-    let sure = 100.0 * (1.0 - found.error);
-    let (lower, estimate) = (100.0 * found.lower, 100.0 * found.estimate);
-    Some(format!(
-        "Confirmed when it was kept: {estimate:.1} %{}, at least {lower:.1} % with {sure:.1} % confidence, on {} examples.",
-        parent(task),
-        found.examples
-    ))
-}
-
-/// A study as a table.
-pub fn study(task: &str, study: &Study, runs: usize, rows: &[Row]) -> String {
-    let mut table = table(&["strategy", "layers replaced", "floor broken", "of parent", "layouts", "evaluations"]);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    for row in rows {
-        table.add_row([
-            Cell::new(&row.name),
-            Cell::new(if row.replaced_margin.is_nan() {
-                format!("{:.2}", row.replaced)
-            } else {
-                format!("{:.2} ± {:.2}", row.replaced, row.replaced_margin)
-            }),
-            percent(row.broken),
-            percent(row.kept),
-            Cell::new(format!("{:.1}", row.layouts)),
-            Cell::new(format!("{:.1}", row.evaluations)),
-        ]);
-    }
-    let Study { draws, examples, floor, confidence } = study;
-    let (floor, confidence) = (100.0 * floor, 100.0 * confidence);
-    format!("{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {examples} examples in each of {runs} runs\n{table}")
-}
-
-/// Students without a run as a table.
-pub fn distilled(found: &[Distilled]) -> String {
-    let layers = found.first().map_or(0, |found| found.normalised_mse.len());
-    let mut header = vec!["operator".to_owned(), "tokens".into(), "tokens/s".into(), "mean".into()];
-    header.extend((0..layers).map(|layer| layer.to_string()));
-    let mut table = table(&header.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut text = String::new();
-    for found in found {
-        let mean = found.normalised_mse.iter().sum::<f64>() / layers as f64;
-        let mut row =
-            vec![found.operator.clone(), found.tokens.to_string(), format!("{:.0}", found.tokens_per_second), format!("{mean:.4}")];
-        row.extend(found.normalised_mse.iter().map(|loss| format!("{loss:.3}")));
-        table.add_row(row);
-        for (task, (parent, all)) in &found.scores {
-            let (operator, parent, all) = (&found.operator, 100.0 * parent, 100.0 * all);
-            let _ = write!(text, "\n{task}: {all:.1} % with {operator} in every layer, the parent {parent:.1} % (validation)");
-        }
-        let _ = write!(text, "\nstudents: {}", found.directory.display());
-    }
-    format!("Held-out normalised mean squared error by layer\n{table}{text}")
-}
-
-fn efficiency_table(report: &Report) -> Table {
-    let mut table = table(&["task", "model", "context", "prefill tok/s", "decode tok/s", "cache"]);
-    for row in &report.efficiency {
-        let model = match row.model {
-            Model::Parent => "parent",
-            Model::MBest => "m_best",
-            Model::MOpt => "m_opt",
-        };
-        table.add_row([
-            Cell::new(&row.task),
-            Cell::new(model),
-            Cell::new(row.context),
-            Cell::new(format!("{:.0}", row.prefill_tokens_per_second)),
-            Cell::new(format!("{:.1}", row.decode_tokens_per_second)),
-            Cell::new(format!("{:.0} KiB", row.cache_bytes as f64 / 1024.0)),
-        ]);
-    }
-    table
 }

@@ -173,15 +173,31 @@ fn the_result_of_a_run_is_used_again() {
         "/efficiency/0/prefill_tokens_per_second",
         "/efficiency/0/decode_tokens_per_second",
         "/efficiency/0/cache_bytes",
+        "/efficiency/0/layout",
+        "/efficiency/0/prefill_tokens_per_second_range/1",
+        "/efficiency/0/decode_tokens_per_second_range/0",
+        "/efficiency/0/first_token_seconds",
+        "/efficiency/0/peak_bytes",
+        "/crossovers/0/prefill",
+        "/crossovers/0/decode",
+        "/tasks/phonebook/examples/test",
+        "/tasks/phonebook/m_opt/test_interval/0",
+        "/tasks/phonebook/pareto/0/decode_seconds",
     ] {
         assert!(report.pointer(pointer).is_some_and(|value| !value.is_null()), "{pointer} is missing");
     }
     assert_eq!(report["complete"], true);
+    let measured = report["efficiency"].as_array().expect("rows");
+    let models: Vec<&str> = measured.iter().take(4).map(|row| row["model"].as_str().expect("a model")).collect();
+    assert_eq!(models, ["parent", "m_best", "m_opt", "all_linear"]);
+    assert!(measured.iter().all(|row| row["peak_bytes"].as_u64() > row["cache_bytes"].as_u64()), "{measured:?}");
     let page = std::fs::read_to_string(run.join("report.html")).expect("a page");
     for part in ["<svg", "of the parent", "Reproduce", "layers replaced"] {
         assert!(page.contains(part), "{part} is missing in the page");
     }
-    assert!(!page.contains("http"), "the page loads nothing");
+    for part in [" src=", "href=\"http", "url(", "@import"] {
+        assert!(!page.contains(part), "the page loads nothing, but has {part}");
+    }
 
     let model = run.join("hybrid/phonebook-m_opt");
     let model = model.to_str().expect("a path");
@@ -227,6 +243,33 @@ fn the_result_of_a_run_is_used_again() {
 }
 
 #[test]
+fn a_run_is_read_as_lines_of_json_and_beside_another() {
+    let runs = tempfile::tempdir().expect("a directory");
+    // The second start finds everything done, and tells all of it.
+    succeeds(&mut small_run(runs.path(), &["seed=6"]));
+    let streamed = succeeds(small_run(runs.path(), &["seed=6"]).arg("--json"));
+    let run = only_directory(runs.path());
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&streamed.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let logged = std::fs::read_to_string(run.join("events.jsonl")).expect("events");
+    assert_eq!(lines.len(), logged.lines().count() + 1);
+    assert_eq!((&lines[0]["event"], &lines[lines.len() - 1]["event"]), (&"started".into(), &"report".into()));
+    assert_eq!(lines[lines.len() - 1]["report"], self::report(&run));
+    let other = runs.path().join("other");
+    std::fs::create_dir(&other).expect("a directory");
+    let beginning: Vec<&str> = logged.split_inclusive('\n').take(9).collect();
+    std::fs::write(other.join("events.jsonl"), beginning.concat()).expect("written");
+    std::fs::write(other.join("experiment.toml"), "seed = 5\n").expect("written");
+    let compared = runs.path().join("compared.html");
+    let output = succeeds(dtr(&["report"]).args([&run, &other]).arg("--output").arg(&compared));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    for part in ["What differs", "seed", "m_opt", "of parent", "compared.html"] {
+        assert!(printed.contains(part), "{part} is missing in {printed}");
+    }
+    assert!(std::fs::read_to_string(&compared).expect("a page").contains("2 runs compared"));
+}
+
+#[test]
 fn a_plan_is_checked_without_work() {
     let output = succeeds(&mut dtr(&["check", "configs/quickstart.toml"]));
     let text = String::from_utf8_lossy(&output.stdout);
@@ -249,6 +292,7 @@ fn every_room_of_the_search_works_and_its_trace_explains_it() {
         "search.refit={ every = 1, tokens = 1280, learning-rate = 1e-3 }",
         "search.recovery={ tokens = 1280, learning-rate = 1e-3, task-weight = 0.1, trained = { lora = 2 }, norms-and-embeddings = false }",
         "tasks.phonebook.validation=160",
+        "efficiency.contexts=[32, 64, 4_000_000_000]",
     ];
     succeeds(&mut small_run(runs.path(), &more));
     let run = only_directory(runs.path());
@@ -257,6 +301,10 @@ fn every_room_of_the_search_works_and_its_trace_explains_it() {
     assert_eq!((search["strategy"].as_str(), search["reached"].as_bool()), (Some("floating"), Some(false)), "one byte is not enough");
     let confirmation = &report["tasks"]["phonebook"]["confirmation"];
     assert!(confirmation["lower"].as_f64().expect("a bound") >= 0.95 && confirmation["examples"] == 80);
+    // No machine has the memory for the last context: it is left out and named.
+    let too_long = report["too_long"].as_array().expect("a list");
+    assert!(!too_long.is_empty() && too_long.iter().all(|row| row["context"] == 4_000_000_000_u64), "{too_long:?}");
+    assert!(report["efficiency"].as_array().expect("a list").iter().all(|row| row["context"].as_u64() < Some(100)));
     let directory = run.to_str().expect("text");
     let told = String::from_utf8(succeeds(&mut dtr(&["trace", directory])).stdout).expect("text");
     for part in ["phonebook: floating", "kept, score", "lower bound", "stayed full", "full evaluations"] {

@@ -40,6 +40,11 @@ impl Device {
         }
     }
 
+    /// Whether it computes in the memory of the process itself.
+    pub fn is_host(self) -> bool {
+        matches!(self, Self::Flex | Self::NdArray)
+    }
+
     /// Which one of several such devices.
     pub fn index(self) -> Option<usize> {
         match self {

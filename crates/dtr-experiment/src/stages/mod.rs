@@ -1,5 +1,6 @@
 //! The stages of an experiment in their order; each skips what an earlier start of the same run has finished.
 
+mod answers;
 mod distill;
 mod efficiency;
 mod evaluate;
@@ -12,8 +13,9 @@ mod search;
 mod study;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::prelude::Backend;
 use dtr_attention::TrainBackend;
@@ -23,7 +25,8 @@ use dtr_search::Layout;
 
 use crate::error::Error;
 use crate::events::{Event, Model};
-use crate::log::EventLog;
+use crate::html::Page;
+use crate::log::{EventLog, Listener};
 use crate::report::Report;
 use crate::run_dir::RunDir;
 use crate::schema::Experiment;
@@ -37,6 +40,9 @@ pub use prepare::{Plan, plan};
 pub use replay::replay;
 pub use study::{Recording, Row, Study, study};
 
+/// Between two pages of a run that goes on.
+const PAGE_EVERY: Duration = Duration::from_secs(10);
+
 /// How a run is started.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -44,8 +50,21 @@ pub struct Options {
     pub runs: PathBuf,
     /// No progress on the terminal.
     pub quiet: bool,
+    /// Every event, those of earlier starts first, as a line of JSON on standard output.
+    pub events: bool,
     /// The command that reproduces the run, for the report.
     pub command: String,
+    /// What the process's allocator can tell of memory, if it can.
+    pub memory: Option<Memory>,
+}
+
+/// An allocator that counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Begins to count anew.
+    pub reset: fn(),
+    /// Most bytes held at once since then, beyond those held then.
+    pub peak: fn() -> usize,
 }
 
 /// A run at work: its directory, its log, and its voice.
@@ -56,6 +75,7 @@ struct Run<'a> {
     log: EventLog,
     progress: Progress,
     command: &'a str,
+    memory: Option<Memory>,
 }
 
 /// The layouts a task's search ended with, each with the generation of its students.
@@ -85,9 +105,16 @@ pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: 
     let parent = prepare::parent::<B::InnerBackend>(experiment, device)?;
     let texts = prepare::texts(experiment, &parent)?;
     let directory = RunDir::open(&options.runs, experiment)?;
-    let (log, _) = EventLog::open(directory.events())?;
+    let (mut log, _) = EventLog::open(directory.events())?;
+    log.listen(page(directory.report_html(), options.command.clone()));
+    if options.events {
+        let path = directory.events();
+        say(&std::fs::read_to_string(&path).map_err(|source| Error::Io { action: "read", path, source })?);
+        log.listen(Box::new(|line, _| say(&format!("{line}\n"))));
+    }
     let operators = prepare::operators(experiment);
-    let mut run = Run { experiment, operators, directory, log, progress: Progress::new(options.quiet), command: &options.command };
+    let (progress, command, memory) = (Progress::new(options.quiet), options.command.as_str(), options.memory);
+    let mut run = Run { experiment, operators, directory, log, progress, command, memory };
     run.log.emit(Event::Started {
         experiment: experiment.name().into(),
         device: experiment.device().to_string(),
@@ -120,7 +147,8 @@ impl Run<'_> {
     fn write_report(&self) -> Result<Report, Error> {
         let events = self.log.events();
         let report = Report::from_events(events);
-        write_report(&report, events, self.command, &self.directory.report_json(), &self.directory.report_html())?;
+        let page = Page { command: self.command, live: !report.complete };
+        write_report(&report, events, page, &self.directory.report_json(), &self.directory.report_html())?;
         Ok(report)
     }
 }
@@ -129,10 +157,28 @@ impl Run<'_> {
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn write_report(report: &Report, events: &[Event], command: &str, json: &Path, page: &Path) -> Result<(), Error> {
+pub fn write_report(report: &Report, events: &[Event], page: Page<'_>, json: &Path, html: &Path) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(report).map_err(|source| Error::Unstorable { path: json.into(), source })?;
     atomic::write(json, text.as_bytes())?;
-    atomic::write(page, html::render(report, events, command).as_bytes())
+    atomic::write(html, html::render(report, events, page).as_bytes())
+}
+
+/// Keeps the page of a run that goes on at most so old.
+fn page(path: PathBuf, command: String) -> Listener {
+    let mut written = Instant::now();
+    Box::new(move |_, events| {
+        if written.elapsed() >= PAGE_EVERY {
+            written = Instant::now();
+            let page = html::render(&Report::from_events(events), events, Page { command: &command, live: true });
+            // A page that cannot be written now is written behind the stage, where that is an error.
+            let _ = atomic::write(&path, page.as_bytes());
+        }
+    })
+}
+
+/// Text for the program that reads standard output, if it still does.
+fn say(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
 /// All that rows and examples are drawn from, by name.

@@ -9,6 +9,7 @@ use dtr_search::{Evaluation, Layout, Observation, Operator, Settings, Summary, T
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::answers::differing;
 use super::objective::TaskObjective;
 use super::prepare::{Bank, Parent, letter, operators};
 use super::refit::Workshop;
@@ -72,7 +73,10 @@ impl Run<'_> {
         let settings =
             settings(self.experiment, prior(bank.losses.iter().map(|((layer, operator), loss)| (*layer, *operator, *loss)), layers));
         let layouts = settings.strategy.layouts(layers, settings.menu.len());
-        let examples = self.experiment.tasks()[name].validation;
+        let sizes = &self.experiment.tasks()[name];
+        let examples = sizes.validation;
+        let metric = task.metric().name().to_owned();
+        self.log.emit(Event::Searching { task: name.into(), metric, validation: sizes.validation, test: sizes.test })?;
         let bar = self.progress.stage(&format!("searching {name}"), layouts as u64, "layouts");
         let truncated = task.truncated(Split::Validation) + task.truncated(Split::Test);
         if truncated > 0 {
@@ -124,6 +128,14 @@ impl Run<'_> {
             let (task, before, after) = (name.to_owned(), *before, *after);
             self.log.emit(Event::Recovered { task, before, after, test_before: unrecovered, test_after: test[M_OPT] })?;
         }
+        let of_parent = objective.evaluate_in(0, &trace.parent, 0..sizes.test)?.examples;
+        let (hybrid, of_hybrid) = match &recovered {
+            Some((model, identity, ..)) => (model.clone(), objective.evaluate_recovered(model, identity, &m_opt.0, 0..sizes.test)?),
+            None => (parent.hybrid(&m_opt.0, &objective.banks[m_opt.1]).1, objective.evaluate_in(m_opt.1, &m_opt.0, 0..sizes.test)?),
+        };
+        let examples = task.examples(name, Split::Test, sizes.test);
+        let (parent_model, tokenizer) = (&parent.model, parent.reader.tokenizer());
+        let answers = differing(name, (parent_model, &of_parent), (&hybrid, &of_hybrid.examples), &examples, tokenizer, device)?;
         let banks = std::mem::take(&mut objective.banks);
         drop(objective);
         bar.finish();
@@ -134,6 +146,9 @@ impl Run<'_> {
         }
         for ((baseline, layout), (validation, test)) in others.into_iter().zip(pairs) {
             self.log.emit(Event::Baseline { task: name.into(), name: baseline, layout: layout.to_string(), validation, test })?;
+        }
+        for answer in answers {
+            self.log.emit(Event::Answered(answer))?;
         }
         Ok(found)
     }
