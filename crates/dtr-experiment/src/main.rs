@@ -160,7 +160,8 @@ fn main() -> ExitCode {
             commands::study(&directories, &dtr_experiment::stages::Study { draws, examples, floor, confidence })
         }
         Command::Generate { model, prompt, max_new_tokens, temperature, seed, json } => {
-            let sampling = dtr_models::generate::Sampling { temperature, seed };
+            use dtr_models::generate::Sampling;
+            let sampling = Sampling { temperature, seed, ..Sampling::GREEDY };
             commands::generate(&model.model, model.device, &prompt, max_new_tokens, sampling, json)
         }
         Command::Score { model, tokens } => commands::score(&model.model, model.device, &tokens),

@@ -117,6 +117,27 @@ pub enum CheckpointError {
     },
 }
 
+/// A wish that generation cannot fulfil.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum GenerationError {
+    /// A setting outside of its range.
+    #[error("{name} must be {expected}, found {found}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// What would make sense.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// The chat template cannot render a conversation, or says by itself that it will not.
+    #[error("the model's chat template refuses this conversation: {reason}")]
+    Conversation {
+        /// In the words of the template, or of its engine.
+        reason: String,
+    },
+}
+
 /// The first few names, so that a wrong file does not fill the screen.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 4;

@@ -1,4 +1,4 @@
-//! Decoders as data over one block, mixers with parameters, caches, generation, checkpoints, tokenizer.
+//! Decoders as data over one block, mixers with parameters, caches, generation, checkpoints, tokenizer, chat templates.
 
 pub mod config;
 pub mod error;
@@ -9,12 +9,15 @@ pub mod mixer;
 pub mod decoder;
 pub mod layers;
 
+pub mod chat;
 pub mod checkpoint;
 pub mod generate;
+mod python_json;
 pub mod tokenizer;
 
+pub use chat::ChatTemplate;
 pub use config::{AttentionShape, DecoderConfig};
 pub use decoder::{Context, Decoder};
-pub use error::{CheckpointError, ConfigError};
+pub use error::{CheckpointError, ConfigError, GenerationError};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use tokenizer::Tokenizer;

@@ -2,7 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
+use tokenizers::{DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+
 use crate::error::CheckpointError;
+
+/// Decodes tokens that come one by one into text that is whole characters.
+pub struct TextDecoder<'a> {
+    stream: tokenizers::DecodeStream<'a, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>,
+    tokenizer: &'a Tokenizer,
+}
+
+impl TextDecoder<'_> {
+    /// The text that one more token makes certain.
+    ///
+    /// # Errors
+    /// If the token is unknown.
+    pub fn push(&mut self, token: u32) -> Result<String, CheckpointError> {
+        let text = self.stream.step(token).map_err(|error| self.tokenizer.wrong(&error.to_string()))?;
+        Ok(text.unwrap_or_default())
+    }
+}
 
 /// The tokenizer of a model.
 #[derive(Debug, Clone)]
@@ -38,12 +57,42 @@ impl Tokenizer {
         Ok(encoded.get_ids().to_vec())
     }
 
+    /// Tokens of `text` as a prompt: with what the tokenizer puts in front of or behind a text by itself, such as a begin token.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, CheckpointError> {
+        let encoded = self.inner.encode(text, true).map_err(|error| self.wrong(&error.to_string()))?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
     /// Text of `tokens`, special tokens included.
     ///
     /// # Errors
     /// If a token is unknown.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, CheckpointError> {
-        self.inner.decode(tokens, false).map_err(|error| self.wrong(&error.to_string()))
+        self.decode_with(tokens, false)
+    }
+
+    /// Text of `tokens`, special tokens left out if `skip_special`.
+    ///
+    /// # Errors
+    /// If a token is unknown.
+    pub fn decode_with(&self, tokens: &[u32], skip_special: bool) -> Result<String, CheckpointError> {
+        self.inner.decode(tokens, skip_special).map_err(|error| self.wrong(&error.to_string()))
+    }
+
+    /// Text of tokens that come one by one; special tokens are left out if `skip_special`.
+    pub fn stream(&self, skip_special: bool) -> TextDecoder<'_> {
+        TextDecoder { stream: self.inner.decode_stream(skip_special), tokenizer: self }
+    }
+
+    /// The text of one token. Where it is no whole character, the vocabulary's own spelling of it, which no other token has.
+    pub fn piece(&self, token: u32) -> String {
+        match self.inner.decode(&[token], false) {
+            Ok(text) if !text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER) => text,
+            _ => self.inner.id_to_token(token).unwrap_or_default(),
+        }
     }
 
     /// The token that is exactly `text`.
