@@ -31,6 +31,7 @@ metric_list: [{metric: acc}, {metric: acc_norm}]"""
 GENERATE = """output_type: generate_until
 doc_to_target: "{{answer}}"
 generation_kwargs: {until: ["\\n"], max_gen_toks: 12, do_sample: false, temperature: 0}
+filter_list: [{name: digits, filter: [{function: regex, regex_pattern: '^(\\d{4})'}, {function: take_first}]}]
 metric_list: [{metric: exact_match}]"""
 
 
