@@ -79,7 +79,7 @@ enum Command {
         #[command(flatten)]
         arguments: commands::GenerateArgs,
     },
-    /// Serve a model over HTTP, compatible with OpenAI's interface.
+    /// Serve a model over HTTP: completions and chats, whole or streamed.
     Serve {
         #[command(flatten)]
         model: ModelArgs,

@@ -1,7 +1,7 @@
 //! Chat templates: a conversation to the text that the model was trained to continue, as transformers renders them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::ZonedDateTime;
 use minijinja::value::Kwargs;
@@ -161,7 +161,7 @@ fn read(path: &Path) -> Result<Option<String>, CheckpointError> {
 }
 
 /// `null` where there is no file.
-fn read_json(path: &PathBuf) -> Result<Json, CheckpointError> {
+fn read_json(path: &Path) -> Result<Json, CheckpointError> {
     let Some(text) = read(path)? else { return Ok(Json::Null) };
-    serde_json::from_str(&text).map_err(|error| CheckpointError::Tokenizer { path: path.clone(), reason: format!("not JSON: {error}") })
+    serde_json::from_str(&text).map_err(|error| CheckpointError::Tokenizer { path: path.into(), reason: format!("not JSON: {error}") })
 }

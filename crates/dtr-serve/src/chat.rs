@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::Served;
 use crate::answer::{self, Head, Piece};
 use crate::error::{ApiError, json_body};
-use crate::request::{Logprobs, Request, Scores, TOP_LOGPROBS, Wish, whole};
+use crate::request::{Logprobs, Request, Scores, TOP_LOGPROBS, Wish, refuse_others, whole};
 
 /// A request for an answer in a conversation.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Chat {
     /// If it is not a request that this server can serve.
     pub fn parse(body: &[u8], served: &Served) -> Result<Self, ApiError> {
         let mut request = Request::parse(body, served)?;
-        request.refuse_others(&[("prompt", request.prompt.is_some()), ("echo", request.echo.is_some())])?;
+        refuse_others(&[("prompt", request.prompt.is_some()), ("echo", request.echo.is_some())])?;
         let template = served.chat.as_ref().ok_or_else(|| {
             ApiError::parameter("model", "has no chat template: use /v1/completions, or put a chat_template.jinja into its directory")
         })?;

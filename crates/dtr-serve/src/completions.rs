@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::Served;
 use crate::answer::{self, Head, Piece};
 use crate::error::{ApiError, json_body};
-use crate::request::{Logprobs, Prompt, Request, Scores, TOP_LOGPROBS, Wish, whole};
+use crate::request::{Logprobs, Prompt, Request, Scores, TOP_LOGPROBS, Wish, refuse_others, whole};
 
 /// Tokens added where a request does not say.
 const DEFAULT_TOKENS: usize = 16;
@@ -30,7 +30,7 @@ impl Completion {
     /// If it is not a request that this server can serve.
     pub fn parse(body: &[u8], served: &Served) -> Result<Self, ApiError> {
         let mut request = Request::parse(body, served)?;
-        request.refuse_others(&[
+        refuse_others(&[
             ("messages", request.messages.is_some()),
             ("tools", request.tools.is_some()),
             ("chat_template_kwargs", request.chat_template_kwargs.is_some()),
@@ -103,7 +103,7 @@ struct Places {
 }
 
 impl Places {
-    /// OpenAI's four lists. `first` is a token with nothing in front, which therefore has no probability.
+    /// The four lists of the protocol. `first` is a token with nothing in front, which therefore has no probability.
     fn logprobs<'a>(&mut self, first: Option<u32>, scores: impl Iterator<Item = &'a TokenScore>, served: &Served) -> Value {
         let (mut tokens, mut logprobs, mut tops, mut offsets) = (vec![], vec![], vec![], vec![]);
         let mut place = |token: u32| {

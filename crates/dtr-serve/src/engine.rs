@@ -65,7 +65,8 @@ struct Listener {
     choice: usize,
     events: UnboundedSender<Event>,
     left: Arc<AtomicBool>,
-    _place: OwnedSemaphorePermit,
+    /// One permit of the places: there are as many as sequences.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Client {
@@ -101,8 +102,7 @@ impl Engine {
         for (choice, sequence) in sequences.into_iter().enumerate() {
             let gone = Arc::new(AtomicBool::new(false));
             left.push(Arc::clone(&gone));
-            let place = places.split(1).expect("one place a sequence");
-            let client = Client(Arc::new(Listener { choice, events: events.clone(), left: gone, _place: place }));
+            let client = Client(Arc::new(Listener { choice, events: events.clone(), left: gone, _place: places.split(1) }));
             self.jobs.send(Job { client, sequence }).map_err(|_| ApiError::Stopped)?;
         }
         Ok(Running { events: receiver, left })

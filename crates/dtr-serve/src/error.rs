@@ -1,4 +1,4 @@
-//! What a client is told when its request cannot be served, in OpenAI's form.
+//! What a client is told when its request cannot be served, in the form of `OpenAI`.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

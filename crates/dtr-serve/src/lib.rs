@@ -1,4 +1,4 @@
-//! One model behind OpenAI's HTTP interface: `/v1/models`, `/v1/completions`, `/v1/chat/completions`.
+//! One model behind the HTTP interface of `OpenAI`: `/v1/models`, `/v1/completions`, `/v1/chat/completions`.
 //!
 //! The model runs on a thread of its own ([`engine`]) and knows tokens alone; text, JSON and connections are the async side's.
 

@@ -229,12 +229,12 @@ impl Request {
             prompt_tokens,
         })
     }
+}
 
-    /// Refuses parameters of the other kind of request.
-    pub(crate) fn refuse_others(&self, others: &[(&'static str, bool)]) -> Result<(), ApiError> {
-        match others.iter().find(|(_, given)| *given) {
-            Some((param, _)) => Err(ApiError::parameter(param, "does not go with this kind of request")),
-            None => Ok(()),
-        }
+/// Refuses parameters of the other kind of request.
+pub(crate) fn refuse_others(others: &[(&'static str, bool)]) -> Result<(), ApiError> {
+    match others.iter().find(|(_, given)| *given) {
+        Some((param, _)) => Err(ApiError::parameter(param, "does not go with this kind of request")),
+        None => Ok(()),
     }
 }

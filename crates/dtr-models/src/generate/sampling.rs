@@ -65,7 +65,9 @@ impl Sampling {
         if self.temperature <= 0.0 {
             return;
         }
-        logits.iter_mut().for_each(|logit| *logit /= self.temperature);
+        for logit in logits.iter_mut() {
+            *logit /= self.temperature;
+        }
         if let Some(count) = self.top_k.filter(|&count| count < logits.len()) {
             let mut sorted = logits.to_vec();
             let least = *sorted.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a)).1;

@@ -44,6 +44,7 @@ impl<B: Backend> KeyValues<B> {
     }
 
     /// The rows `rows`, any of them any number of times, without columns that none of them needs.
+    #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
         let Some(cache) = &self.0 else { return Self(None) };
         let (k, v) = cache.used();
@@ -54,6 +55,7 @@ impl<B: Backend> KeyValues<B> {
     }
 
     /// The rows of `self`, then those of `other`.
+    #[must_use]
     pub fn join(self, other: Self) -> Self {
         let (Some(first), Some(second)) = (self.0, other.0) else { return Self(None) };
         let parts = [first, second];
