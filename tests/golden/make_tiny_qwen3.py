@@ -64,4 +64,5 @@ def main():
     print({k: list(v.shape) for k, v in tensors.items()}, repr(data["answer"]), repr(data["greedy"]))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -114,7 +114,16 @@ fn build(backend: &str) -> Result<PathBuf> {
 /// Runs the scripts that make the golden files, with the interpreter of `PYTHON`.
 fn golden() -> Result<ExitCode> {
     let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
-    for script in ["make_models.py", "make_mixers.py", "make_family.py", "make_tiny_qwen3.py", "make_ruler.py", "make_lm_eval.py"] {
+    for script in [
+        "make_models.py",
+        "make_mixers.py",
+        "make_family.py",
+        "make_tiny_qwen3.py",
+        "make_ruler.py",
+        "make_lm_eval.py",
+        "make_generation.py",
+        "make_chat.py",
+    ] {
         let status = Command::new(&python).current_dir(workspace().join("tests/golden")).arg(script).status();
         if !status.with_context(|| format!("could not run {}", python.display()))?.success() {
             bail!("{script} failed: install tests/golden/requirements.txt, then name the interpreter in PYTHON");

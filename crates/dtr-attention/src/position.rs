@@ -105,6 +105,25 @@ impl Positions {
         Self { index, rows: self.rows }
     }
 
+    /// Rows of any length one below the other, the shorter ones behind padding; one row if all are alike.
+    ///
+    /// # Panics
+    /// If there is no row.
+    pub fn stacked(rows: &[&[i32]]) -> Self {
+        if rows.iter().all(|row| row == &rows[0]) {
+            return Self { index: rows[0].into(), rows: 1 };
+        }
+        let longest = rows.iter().map(|row| row.len()).max().unwrap_or(0);
+        let padded = |row: &&[i32]| std::iter::repeat_n(PADDING, longest - row.len()).chain(row.to_vec());
+        Self { index: rows.iter().flat_map(padded).collect(), rows: rows.len() }
+    }
+
+    /// Number of tokens in the row that has most of them.
+    pub fn most_tokens(&self) -> usize {
+        let count = |row| self.row(row).iter().filter(|&&position| position != PADDING).count();
+        (0..self.rows).map(count).max().unwrap_or(0)
+    }
+
     /// Columns that later queries can see, in the order sinks, then window; and the positions that stand there.
     ///
     /// Every row keeps `sinks + window` columns; where it has fewer tokens, some hold padding. With an unbounded span, or

@@ -15,14 +15,19 @@ use dtr_experiment::schema::{Device, Experiment, load_tasks};
 use dtr_experiment::stages::Memory;
 use dtr_experiment::words::shell;
 use dtr_experiment::{Error, Options, atomic, evaluated, html, log, stages, terminal};
-use dtr_models::generate::{Sampling, generate as extend};
-use dtr_models::{Tokenizer, checkpoint};
+use dtr_models::checkpoint;
 use peakmem_alloc::PeakMemAllocTrait;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::ALLOCATOR;
 use crate::backend::{Work, default_device, dispatch};
+
+mod generate;
+mod serve;
+
+pub use generate::{GenerateArgs, generate};
+pub use serve::{ServeArgs, serve};
 
 /// What the allocator counts.
 const MEMORY: Memory = Memory { reset: || ALLOCATOR.reset_peak_memory(), peak: || ALLOCATOR.get_peak_memory() };
@@ -166,55 +171,6 @@ pub fn study(directories: &[PathBuf], study: &stages::Study) -> Result<(), Error
         println!("{}", terminal::study(task, study, recordings.len(), &rows));
     }
     Ok(())
-}
-
-/// `dtr generate`.
-pub fn generate(model: &Path, device: Option<Device>, prompt: &str, count: usize, sampling: Sampling, json: bool) -> Result<(), Error> {
-    struct GenerateWork<'a> {
-        model: &'a Path,
-        prompt: &'a str,
-        count: usize,
-        sampling: Sampling,
-        json: bool,
-    }
-    impl Work for GenerateWork<'_> {
-        type Output = Result<(), Error>;
-
-        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
-            let (config, model) = checkpoint::load::<B::InnerBackend>(self.model, &device)?;
-            let tokenizer = Tokenizer::load(self.model, config.vocabulary)?;
-            let prompt = tokenizer.encode(self.prompt)?;
-            if prompt.is_empty() {
-                return Err(Error::EmptyPrompt);
-            }
-            let mut shown = String::new();
-            let mut tokens = Vec::new();
-            let mut failed = Ok(());
-            let rows = extend(&model, &[prompt], self.count, self.sampling, &config.end_tokens(), &device, |step| {
-                tokens.extend(step[0]);
-                // Decoding all of it each time keeps characters whole that take several tokens.
-                match tokenizer.decode(&tokens) {
-                    Ok(text) if !self.json && !text.ends_with('\u{FFFD}') => {
-                        print!("{}", text.strip_prefix(&shown).unwrap_or(""));
-                        let _ = std::io::stdout().flush();
-                        shown = text;
-                    }
-                    Ok(_) => {}
-                    Err(error) => failed = Err(error),
-                }
-            });
-            failed?;
-            let tokens = &rows[0];
-            if self.json {
-                println!("{}", json!({ "text": tokenizer.decode(tokens)?, "tokens": tokens }));
-            } else {
-                println!();
-            }
-            Ok(())
-        }
-    }
-
-    dispatch(device.map_or_else(default_device, Ok)?, GenerateWork { model, prompt, count, sampling, json })?
 }
 
 /// `dtr eval`.

@@ -223,6 +223,28 @@ pub enum Error {
         reason: String,
     },
 
+    /// A setting of generation that makes no sense, or a conversation that the model's template refuses.
+    #[error(transparent)]
+    Generation(#[from] dtr_models::GenerationError),
+
+    /// A chat with a model that has no template for it.
+    #[error("the model in {} has no chat template", directory.display())]
+    #[diagnostic(help("leave out --chat, or put the template that the model was trained with into that directory as chat_template.jinja"))]
+    NoChatTemplate {
+        /// The model's directory.
+        directory: PathBuf,
+    },
+
+    /// Nothing can be served at an address.
+    #[error("cannot serve at {address}")]
+    #[diagnostic(help("choose a free port with --port (0 takes any), and with --host an address of this machine"))]
+    Serve {
+        /// Host and port.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+
     /// There is nothing to continue.
     #[error("the prompt has no tokens")]
     #[diagnostic(help("give some text with --prompt"))]

@@ -85,25 +85,19 @@ enum Command {
         #[arg(long, default_value_t = 0.9)]
         confidence: f64,
     },
-    /// Continue a prompt.
+    /// Continue prompts, or answer in a chat.
     Generate {
         #[command(flatten)]
         model: ModelArgs,
-        /// The text to continue.
-        #[arg(long)]
-        prompt: String,
-        /// Tokens to add.
-        #[arg(long, default_value_t = 64)]
-        max_new_tokens: usize,
-        /// 0 takes the likeliest token.
-        #[arg(long, default_value_t = 0.0)]
-        temperature: f32,
-        /// Seed of the draws where the temperature is above 0.
-        #[arg(long, default_value_t = 0)]
-        seed: u64,
-        /// One JSON object in place of text.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        arguments: commands::GenerateArgs,
+    },
+    /// Serve a model over HTTP: completions and chats, whole or streamed.
+    Serve {
+        #[command(flatten)]
+        model: ModelArgs,
+        #[command(flatten)]
+        arguments: commands::ServeArgs,
     },
     /// Score a model on tasks: those of an experiment, or of a file with tasks alone.
     Eval {
@@ -201,10 +195,8 @@ fn main() -> ExitCode {
         Command::Study { directories, draws, examples, floor, confidence } => {
             commands::study(&directories, &dtr_experiment::stages::Study { draws, examples, floor, confidence })
         }
-        Command::Generate { model, prompt, max_new_tokens, temperature, seed, json } => {
-            let sampling = dtr_models::generate::Sampling { temperature, seed };
-            commands::generate(&model.model, model.device, &prompt, max_new_tokens, sampling, json)
-        }
+        Command::Generate { model, arguments } => commands::generate(&model.model, model.device, &arguments),
+        Command::Serve { model, arguments } => commands::serve(&model.model, model.device, &arguments),
         Command::Eval { model, tasks, split, out, json, quiet } => {
             let split = match split {
                 SplitArg::Validation => dtr_eval::Split::Validation,

@@ -43,6 +43,31 @@ impl<B: Backend> KeyValues<B> {
         })
     }
 
+    /// The rows `rows`, any of them any number of times, without columns that none of them needs.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let Some(cache) = &self.0 else { return Self(None) };
+        let (k, v) = cache.used();
+        let index = row_index(rows, &k.device());
+        let positions = Positions::stacked(&rows.iter().map(|&row| cache.positions.row(row)).collect::<Vec<_>>());
+        let all = Span { window: Some(positions.most_tokens()), sinks: 0 };
+        Self(Some(Cache { k: k.select(0, index.clone()), v: v.select(0, index), positions }.forget(all)))
+    }
+
+    /// The rows of `self`, then those of `other`.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        let (Some(first), Some(second)) = (self.0, other.0) else { return Self(None) };
+        let parts = [first, second];
+        let rows = parts.iter().flat_map(|cache| (0..cache.k.dims()[0]).map(|row| cache.positions.row(row)));
+        let positions = Positions::stacked(&rows.collect::<Vec<_>>());
+        let [(k1, v1), (k2, v2)] = parts.each_ref().map(|cache| {
+            let (k, v) = cache.used();
+            (behind_padding(k, positions.length()), behind_padding(v, positions.length()))
+        });
+        Self(Some(Cache { k: Tensor::cat(vec![k1, k2], 0), v: Tensor::cat(vec![v1, v2], 0), positions }))
+    }
+
     fn append(self, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions) -> Cache<B> {
         match self.0 {
             None => Cache { k, v, positions: positions.clone() },
@@ -52,6 +77,21 @@ impl<B: Backend> KeyValues<B> {
             }
         }
     }
+}
+
+/// `x [B, G, T, D]` as the last columns of `[B, G, length, D]`.
+fn behind_padding<B: Backend>(x: Tensor<B, 4>, length: usize) -> Tensor<B, 4> {
+    let [batch, groups, time, width] = x.dims();
+    if time == length {
+        return x;
+    }
+    Tensor::cat(vec![Tensor::zeros([batch, groups, length - time, width], &x.device()), x], 2)
+}
+
+/// Numbers of rows as a tensor.
+pub(super) fn row_index<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+    let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+    Tensor::from_data(TensorData::new(index, [rows.len()]), device)
 }
 
 /// Writes `new` behind the first `used` columns, in place where there is room.

@@ -129,6 +129,43 @@ impl<B: Backend> MixerState<B> {
             Self::None => 0,
         }
     }
+
+    /// The rows `rows`, any of them any number of times, in this order.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        fn select<B: Backend, const R: usize>(x: &Tensor<B, R>, rows: &[usize]) -> Tensor<B, R> {
+            x.clone().select(0, attention::row_index(rows, &x.device()))
+        }
+        match self {
+            Self::KeyValues(cache) => Self::KeyValues(cache.select(rows)),
+            Self::Linear(state) => Self::Linear(select(state, rows)),
+            Self::Delta(state) => {
+                Self::Delta(DeltaState { convolution: select(&state.convolution, rows), matrix: select(&state.matrix, rows) })
+            }
+            Self::None => Self::None,
+        }
+    }
+
+    /// The rows of `self`, then those of `other`, of the same mixer.
+    ///
+    /// # Panics
+    /// If the states are of different kinds.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        fn join<B: Backend, const R: usize>(first: Tensor<B, R>, second: Tensor<B, R>) -> Tensor<B, R> {
+            Tensor::cat(vec![first, second], 0)
+        }
+        match (self, other) {
+            (Self::KeyValues(first), Self::KeyValues(second)) => Self::KeyValues(first.join(second)),
+            (Self::Linear(first), Self::Linear(second)) => Self::Linear(join(first, second)),
+            (Self::Delta(first), Self::Delta(second)) => Self::Delta(DeltaState {
+                convolution: join(first.convolution, second.convolution),
+                matrix: join(first.matrix, second.matrix),
+            }),
+            (Self::None, Self::None) => Self::None,
+            _ => panic!("the states belong to different kinds of mixers"),
+        }
+    }
 }
 
 impl<B: Backend> Mixer<B> {

@@ -1,0 +1,158 @@
+//! `dtr generate`: prompts continued together, one of them shown as it grows.
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::Args;
+use dtr_attention::TrainBackend;
+use dtr_experiment::Error;
+use dtr_experiment::schema::Device;
+use dtr_models::chat::Conversation;
+use dtr_models::generate::{Batch, Finish, Progress, Sampling, Sequence, TextStream};
+use dtr_models::{ChatTemplate, Tokenizer, checkpoint};
+use serde_json::json;
+
+use crate::backend::{Work, default_device, dispatch};
+
+/// Arguments of `dtr generate`.
+#[derive(Args)]
+pub struct GenerateArgs {
+    /// The text to continue; several are continued together.
+    #[arg(long = "prompt", required = true)]
+    prompts: Vec<String>,
+    /// Each prompt is what a user says to the model, by its chat template.
+    #[arg(long)]
+    chat: bool,
+    /// Tokens to add at most.
+    #[arg(long, default_value_t = 64)]
+    max_new_tokens: usize,
+    /// 0 takes the likeliest token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from so many likeliest tokens.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Draw from the likeliest tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Make tokens that were there already less likely, by a factor above 1.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of the draws where the temperature is above 0.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// End in front of this text; may be given several times.
+    #[arg(long = "stop", value_name = "TEXT")]
+    stops: Vec<String>,
+    /// One JSON object a prompt and line in place of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one prompt has come to.
+struct Row<'a> {
+    stream: Option<TextStream<'a>>,
+    text: String,
+    tokens: Vec<u32>,
+    finish: &'static str,
+    cache_bytes: usize,
+}
+
+/// `dtr generate`.
+pub fn generate(model: &Path, device: Option<Device>, arguments: &GenerateArgs) -> Result<(), Error> {
+    struct GenerateWork<'a>(&'a Path, &'a GenerateArgs);
+    impl Work for GenerateWork<'_> {
+        type Output = Result<(), Error>;
+
+        fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
+            let Self(directory, arguments) = self;
+            let (config, model) = checkpoint::load::<B::InnerBackend>(directory, &device)?;
+            let tokenizer = Tokenizer::load(directory, config.vocabulary)?;
+            let prompts = prompts(directory, &tokenizer, arguments)?;
+            let &GenerateArgs { temperature, top_k, top_p, repetition_penalty, seed, max_new_tokens, .. } = arguments;
+            let sampling = Sampling { temperature, top_k, top_p, repetition_penalty, seed }.check()?;
+            let sequence = |(row, prompt): (usize, Vec<u32>)| {
+                let stop = config.end_tokens();
+                (row, Sequence { sampling, stream: row as u64, stop, ..Sequence::new(prompt, max_new_tokens) })
+            };
+            let row = || Row {
+                stream: Some(TextStream::new(&tokenizer, arguments.stops.clone(), false)),
+                text: String::new(),
+                tokens: Vec::new(),
+                finish: "length",
+                cache_bytes: 0,
+            };
+            let mut rows: Vec<Row> = prompts.iter().map(|_| row()).collect();
+            let shown = !arguments.json && rows.len() == 1;
+            let mut batch = Batch::new(&model, &device);
+            let mut progress = batch.admit(prompts.into_iter().enumerate().map(sequence).collect());
+            while !progress.is_empty() {
+                let cache_bytes = batch.cache_bytes();
+                for step in progress {
+                    let row = &mut rows[step.key];
+                    row.cache_bytes = row.cache_bytes.max(cache_bytes);
+                    let new = row.take(step)?;
+                    if shown {
+                        print!("{new}");
+                        let _ = std::io::stdout().flush();
+                    }
+                }
+                batch.retain(|row| rows[*row].stream.is_some());
+                progress = batch.step();
+            }
+            print(&rows, arguments.json);
+            Ok(())
+        }
+    }
+
+    dispatch(device.map_or_else(default_device, Ok)?, GenerateWork(model, arguments))?
+}
+
+/// The prompts as tokens.
+fn prompts(directory: &Path, tokenizer: &Tokenizer, arguments: &GenerateArgs) -> Result<Vec<Vec<u32>>, Error> {
+    let template = if arguments.chat { ChatTemplate::load(directory)? } else { None };
+    let tokens = |prompt: &String| {
+        let tokens = match &template {
+            None if arguments.chat => return Err(Error::NoChatTemplate { directory: directory.into() }),
+            None => tokenizer.encode_prompt(prompt)?,
+            Some(template) => {
+                let message = [("role", "user"), ("content", prompt)].into_iter().collect();
+                let conversation = Conversation { messages: vec![message], add_generation_prompt: true, ..Conversation::default() };
+                tokenizer.encode(&template.render(&conversation)?)?
+            }
+        };
+        if tokens.is_empty() { Err(Error::EmptyPrompt) } else { Ok(tokens) }
+    };
+    arguments.prompts.iter().map(tokens).collect()
+}
+
+impl Row<'_> {
+    /// Takes in a step and returns the text it adds.
+    fn take(&mut self, step: Progress<usize>) -> Result<String, Error> {
+        let Some(mut stream) = self.stream.take() else { return Ok(String::new()) };
+        self.tokens.extend(step.token);
+        let mut new = step.token.map_or_else(|| Ok(String::new()), |token| stream.push(token))?;
+        if step.finish == Some(Finish::Stop) || stream.stopped() {
+            self.finish = "stop";
+        }
+        if step.finish.is_some() || stream.stopped() {
+            new += &stream.finish()?;
+        } else {
+            self.stream = Some(stream);
+        }
+        self.text += &new;
+        Ok(new)
+    }
+}
+
+fn print(rows: &[Row], json: bool) {
+    for (index, row) in rows.iter().enumerate() {
+        let Row { text, tokens, finish, cache_bytes, .. } = row;
+        match rows.len() {
+            _ if json => println!("{}", json!({ "text": text, "tokens": tokens, "finish": finish, "cache_bytes": cache_bytes })),
+            // It is on the screen already.
+            1 => println!(),
+            count => println!("[{} of {count}]\n{text}", index + 1),
+        }
+    }
+}

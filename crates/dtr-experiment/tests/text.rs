@@ -1,0 +1,85 @@
+//! `dtr generate` and `dtr serve` as their users meet them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+const MODEL: &str = "assets/models/tiny-qwen3";
+const BOOK: &str = "<|phone|>Alice Baker: 4821\nBob Clark: 1733\n<|query|>";
+
+fn dtr(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dtr"));
+    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).env("NO_COLOR", "1");
+    command
+}
+
+/// What `dtr generate` prints.
+fn generate(arguments: &[&str]) -> String {
+    let output = dtr(&["generate", "--model", MODEL]).args(arguments).output().expect("the binary runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn several_prompts_are_continued_together() {
+    let [alice, bob] = ["Alice Baker: ", "Bob Clark: "].map(|name| format!("{BOOK}{name}"));
+    let both = ["--prompt", &alice, "--prompt", &bob, "--max-new-tokens", "4"];
+    assert_eq!(generate(&both), "[1 of 2]\n4821\n[2 of 2]\n1733\n");
+    let json = generate(&[&both[..], &["--json", "--stop", "33"]].concat());
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: Vec<_> = lines.iter().map(|line| (line["text"].as_str().expect("text"), line["finish"].as_str().expect("text"))).collect();
+    assert_eq!(told, [("4821", "length"), ("17", "stop")]);
+    assert!(lines.iter().all(|line| line["cache_bytes"].as_u64().is_some_and(|bytes| bytes > 0)));
+    let drawn = |more: &[&str]| generate(&[&["--prompt", "fn ", "--temperature", "1.2", "--top-k", "40", "--top-p", "0.9"], more].concat());
+    assert_eq!(drawn(&["--seed", "3"]), drawn(&["--seed", "3"]));
+    assert_ne!(drawn(&["--seed", "3"]), drawn(&["--seed", "4"]));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for (arguments, part) in [
+        (&["--temperature", "NaN"][..], "temperature must be"),
+        (&["--top-p", "1.5"], "top_p must be"),
+        (&["--top-k", "0"], "top_k must be"),
+        (&["--repetition-penalty", "0"], "repetition_penalty must be"),
+        (&["--chat"], "no chat template"),
+    ] {
+        let output = dtr(&["generate", "--model", MODEL, "--prompt", "fn"]).args(arguments).output().expect("the binary runs");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && message.contains(part) && !message.contains("panicked"), "{message}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_server_answers_and_lets_what_is_under_way_end() {
+    let mut server = dtr(&["serve", "--model", MODEL, "--port", "0"]).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut lines = BufReader::new(server.stderr.take().expect("piped")).lines();
+    let line = lines.next().expect("a line").expect("text");
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split("/v1").next()).expect("an address").to_owned();
+    assert!(line.contains("tiny-qwen3") && address.starts_with("127.0.0.1:"), "{line}");
+
+    let body = "{\"model\": \"tiny-qwen3\", \"prompt\": \"fn\", \"max_tokens\": 600, \"temperature\": 1, \"stream\": true}";
+    let mut stream = TcpStream::connect(&address).expect("connected");
+    write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len()).expect("sent");
+    let mut reader = BufReader::new(stream);
+    let mut first = String::new();
+    while !first.starts_with("data: ") {
+        first.clear();
+        assert!(reader.read_line(&mut first).expect("a line") > 0, "no data came");
+    }
+    assert!(Command::new("kill").args(["-TERM", &server.id().to_string()]).status().expect("kill").success());
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).expect("the rest");
+    assert!(rest.contains("[DONE]"), "cut off");
+    assert!(server.wait().expect("an end").success());
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let output = dtr(&["serve", "--model", MODEL, "--port", &port]).output().expect("the binary runs");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && message.contains("cannot serve at 127.0.0.1") && message.contains("--port"), "{message}");
+}
