@@ -19,7 +19,7 @@ ROWS = {
     "floating by loss, bound": (f"[{GATED}]", OURS),
     "floating by loss, bound, both operators": (f"[{GATED}, {WINDOW}]", OURS),
     "floating by loss, point, both operators": (f"[{GATED}, {WINDOW}]", OURS | {"search.acceptance": '"point"'}),
-    "Algorithm 1, window alone (control)": (f"[{WINDOW}]", PAPER),
+    "Control: Algorithm 1 over a window alone": (f"[{WINDOW}]", PAPER),
 }
 
 

@@ -120,7 +120,7 @@ impl Expressions {
     fn trial(&self, split: Split, random: &mut ChaCha8Rng) -> Option<Example> {
         let mut pieces = Vec::new();
         let value = self.list_ops.expression(1, &mut pieces, random);
-        let own = split_of(fnv1a(&pieces.concat())) == split;
+        let own = split_of(fnv1a(pieces.concat())) == split;
         pieces.push(" =".into());
         let mut tokens: Vec<u32> = pieces.iter().flat_map(|piece| &self.tokens[piece]).copied().collect();
         let from = tokens.len();
