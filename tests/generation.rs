@@ -88,7 +88,8 @@ fn logits_are_processed_as_by_transformers() {
         let mut found = scores[row * vocabulary..(row + 1) * vocabulary].to_vec();
         sampling.process(&mut found, &seen[row].iter().map(|&token| token as u32).collect::<Vec<_>>());
         for (token, (found, wanted)) in found.iter().zip(&processed[row * vocabulary..]).enumerate() {
-            let equal = if wanted.is_finite() { (found - wanted).abs() <= 1e-6 * wanted.abs() } else { found.to_bits() == wanted.to_bits() };
+            let equal =
+                if wanted.is_finite() { (found - wanted).abs() <= 1e-6 * wanted.abs() } else { found.to_bits() == wanted.to_bits() };
             assert!(equal, "{case}, token {token}: {found}, expected {wanted}");
         }
     }

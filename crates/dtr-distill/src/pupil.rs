@@ -17,6 +17,9 @@ use crate::thaw::thaw;
 /// A loss this many times the usual one is no step to learn from.
 const SPIKE: f32 = 4.0;
 
+/// One below this is never too large to learn from: a student this good meets rows that are harder by far.
+const HARMLESS: f32 = 0.05;
+
 /// Losses after which the usual one is known.
 const KNOWN: usize = 20;
 
@@ -62,7 +65,7 @@ impl Standing {
     /// Whether to learn from a step with this loss and these gradients; if not, the next steps are half as long.
     fn takes(&mut self, loss: f32, gradient: f32) -> bool {
         let finite = loss.is_finite() && gradient.is_finite();
-        let spike = self.losses >= KNOWN && loss > SPIKE * self.usual && self.refused < REFUSALS;
+        let spike = self.losses >= KNOWN && loss > HARMLESS.max(SPIKE * self.usual) && self.refused < REFUSALS;
         if !finite || spike {
             self.refused += 1;
             self.lost = if finite { 0 } else { self.lost + 1 };
@@ -268,6 +271,9 @@ mod tests {
         assert!(standing.caution < 0.2);
         assert!((0..60).all(|_| standing.takes(1.0, 1.0)));
         assert!((standing.caution - 1.0).abs() < 1e-12, "after enough good steps they are as long as ever");
+        // A very good student meets a row that is not as easy.
+        let mut good = Standing::default();
+        assert!((0..KNOWN).all(|_| good.takes(1e-4, 1.0)) && good.takes(0.04, 1.0));
         // A level that stays is a new level.
         assert_eq!((0..20).filter(|_| standing.takes(50.0, 1.0)).count(), 20 - REFUSALS);
     }

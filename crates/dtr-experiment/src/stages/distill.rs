@@ -171,7 +171,7 @@ impl<B: TrainBackend> Making<'_, B> {
                 }
                 Progress::Losses { .. } => {}
                 Progress::Refused { operator, layer, tokens, loss } => bar.warn(&format!(
-                    "the {} student of layer {layer} left out a step with a loss of {loss} before {tokens} tokens and goes on at half the rate",
+                    "the {} student of layer {layer} left out a step with a loss of {loss} before {tokens} tokens and goes on more slowly for a while",
                     operator.name()
                 )),
                 Progress::Done { operator, layer, tokens } => {
