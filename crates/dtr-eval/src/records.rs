@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use rand::Rng;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::EvalError;
 use crate::flaw::{Flaw, Place};
 use crate::random::{fnv1a, stream};
-use crate::task::{Question, Split};
+use crate::task::{Example, Question, Split};
 use crate::template::{Fields, kind};
 
 /// Where the splits of a task come from.
@@ -134,34 +136,63 @@ fn name(fields: &Fields, id: Option<&str>, line: &[u8]) -> Result<String, Flaw> 
     }
 }
 
-/// The questions of each split in an order that depends on their ids alone: a file that is sorted by class does no harm.
-pub(crate) fn shuffled(questions: Vec<(Split, Question)>) -> BTreeMap<Split, Vec<Question>> {
-    let place = |(split, question): (Split, Question)| (stream(&format!("order/{}", question.id)).random::<u64>(), split, question);
-    let mut placed: Vec<_> = questions.into_iter().map(place).collect();
-    placed.sort_by_key(|(place, ..)| *place);
-    let mut splits: BTreeMap<Split, Vec<Question>> = BTreeMap::new();
-    for (_, split, question) in placed {
-        splits.entry(split).or_default().push(question);
-    }
-    splits
+/// The questions of a task that are in files: each split's in an order that depends on their ids alone, so that a file that is sorted by
+/// class does no harm.
+#[derive(Debug)]
+pub(crate) struct Collection {
+    what: String,
+    splits: BTreeMap<Split, Vec<Question>>,
+    content: String,
 }
 
-/// Stands for all that questions are: their files, and what tokenizer and chat template make of them.
-pub(crate) fn content(questions: &BTreeMap<Split, Vec<Question>>) -> String {
+impl Collection {
+    /// The questions of the task `what`; as many as `wanted` must be there.
+    ///
+    /// # Errors
+    /// If there are too few.
+    pub fn new(what: String, questions: Vec<(Split, Question)>, wanted: &[(Split, usize)]) -> Result<Self, EvalError> {
+        let place = |(split, question): (Split, Question)| (stream(&format!("order/{}", question.id)).random::<u64>(), split, question);
+        let mut placed: Vec<_> = questions.into_iter().map(place).collect();
+        placed.sort_by_key(|(place, ..)| *place);
+        let mut splits: BTreeMap<Split, Vec<Question>> = BTreeMap::new();
+        for (_, split, question) in placed {
+            splits.entry(split).or_default().push(question);
+        }
+        for &(split, wanted) in wanted {
+            let found = splits.get(&split).map_or(0, Vec::len);
+            if found < wanted {
+                return Err(EvalError::TooFewExamples { split: split.name(), what, found, wanted });
+            }
+        }
+        let content = content(&splits);
+        Ok(Self { what, splits, content })
+    }
+
+    /// The first questions of a split.
+    pub fn first(&self, split: Split, count: usize) -> Vec<Question> {
+        self.splits.get(&split).into_iter().flatten().take(count).cloned().collect()
+    }
+
+    /// Draws a question of a split, with its right answer.
+    ///
+    /// # Errors
+    /// If the split is empty.
+    pub fn draw(&self, split: Split, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
+        let drawn = self.splits.get(&split).and_then(|questions| questions.choose(random));
+        let empty = || EvalError::TooFewExamples { split: split.name(), what: self.what.clone(), found: 0, wanted: 1 };
+        Ok(drawn.ok_or_else(empty)?.example().clone())
+    }
+
+    /// Stands for all that the questions are: their files, and what tokenizer and chat template make of them.
+    pub fn content(&self) -> String {
+        self.content.clone()
+    }
+}
+
+fn content(questions: &BTreeMap<Split, Vec<Question>>) -> String {
     let mut hash = 0;
     for (split, question) in questions.iter().flat_map(|(split, questions)| questions.iter().map(move |question| (split, question))) {
         hash = fnv1a(format!("{hash} {split:?} {question:?}"));
     }
     format!("{hash:016x}")
-}
-
-/// Checks that splits have as many questions as are wanted of the task `what`.
-pub(crate) fn require(questions: &BTreeMap<Split, Vec<Question>>, what: &str, wanted: &[(Split, usize)]) -> Result<(), EvalError> {
-    for &(split, wanted) in wanted {
-        let found = questions.get(&split).map_or(0, Vec::len);
-        if found < wanted {
-            return Err(EvalError::TooFewExamples { split: split.name(), what: what.into(), found, wanted });
-        }
-    }
-    Ok(())
 }

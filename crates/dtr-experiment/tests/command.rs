@@ -1,15 +1,15 @@
 //! The command `dtr` as its users meet it: a whole small run, killed and resumed; its results used again; bad input refused.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
+use support::{dtr, fails, succeeds, workspace};
 
 /// The quickstart made small: everything it does, on few tokens and examples.
 const SMALL: [&str; 13] = [
@@ -28,12 +28,6 @@ const SMALL: [&str; 13] = [
     "efficiency.repetitions=1",
 ];
 
-fn dtr(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dtr"));
-    command.args(arguments).current_dir(workspace()).env("NO_COLOR", "1");
-    command
-}
-
 fn small_run(runs: &Path, more: &[&str]) -> Command {
     let mut command = dtr(&["run", "configs/quickstart.toml", "--quiet", "--runs"]);
     command.arg(runs);
@@ -41,27 +35,6 @@ fn small_run(runs: &Path, more: &[&str]) -> Command {
         command.args(["--set", set]);
     }
     command
-}
-
-#[track_caller]
-fn succeeds(command: &mut Command) -> Output {
-    let output = command.output().expect("the binary runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// The command fails without a panic, and its message holds the parts.
-#[track_caller]
-fn fails(command: &mut Command, parts: &[&str]) {
-    let output = command.output().expect("the binary runs");
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "accepted, expected {parts:?}");
-    assert!(!message.contains("panicked"), "{message}");
-    // Messages are folded to the width of the terminal.
-    let flat: String = message.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
-    for part in parts {
-        assert!(flat.contains(part), "{part:?} is missing in: {message}");
-    }
 }
 
 fn only_directory(runs: &Path) -> PathBuf {

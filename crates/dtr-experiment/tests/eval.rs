@@ -1,21 +1,15 @@
 //! Tasks of one's own as users of `dtr` meet them: scored, broken off and taken up, searched on, refused.
 
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
+use support::{dtr, fails, succeeds, workspace};
+
 const MODEL: &str = "assets/models/tiny-qwen3";
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn dtr(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dtr"));
-    command.args(arguments).current_dir(workspace()).env("NO_COLOR", "1");
-    command
-}
 
 fn eval(model: &Path, tasks: &Path, more: &[&str]) -> Command {
     let mut command = dtr(&["eval", "--quiet", "--json", "--model"]);
@@ -24,28 +18,8 @@ fn eval(model: &Path, tasks: &Path, more: &[&str]) -> Command {
 }
 
 #[track_caller]
-fn succeeds(command: &mut Command) -> Output {
-    let output = command.output().expect("the binary runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-#[track_caller]
 fn found(command: &mut Command) -> Value {
     serde_json::from_slice(&succeeds(command).stdout).expect("JSON")
-}
-
-/// The command fails without a panic, and its message holds the parts.
-#[track_caller]
-fn fails(command: &mut Command, parts: &[&str]) {
-    let output = command.output().expect("the binary runs");
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && !message.contains("panicked"), "{message}");
-    // Messages are folded to the width of the terminal.
-    let flat: String = message.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
-    for part in parts {
-        assert!(flat.contains(part), "{part:?} is missing in: {message}");
-    }
 }
 
 /// A file of tasks over golden examples: choices, and generated numbers.

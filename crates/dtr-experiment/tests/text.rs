@@ -1,26 +1,21 @@
 //! `dtr generate` and `dtr serve` as their users meet them.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use support::{dtr, fails, succeeds};
+
 const MODEL: &str = "assets/models/tiny-qwen3";
 const BOOK: &str = "<|phone|>Alice Baker: 4821\nBob Clark: 1733\n<|query|>";
 
-fn dtr(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dtr"));
-    command.args(arguments).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).env("NO_COLOR", "1");
-    command
-}
-
 /// What `dtr generate` prints.
 fn generate(arguments: &[&str]) -> String {
-    let output = dtr(&["generate", "--model", MODEL]).args(arguments).output().expect("the binary runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
+    String::from_utf8(succeeds(dtr(&["generate", "--model", MODEL]).args(arguments)).stdout).expect("text")
 }
 
 #[test]
@@ -47,9 +42,7 @@ fn what_makes_no_sense_is_refused() {
         (&["--repetition-penalty", "0"], "repetition_penalty must be"),
         (&["--chat"], "no chat template"),
     ] {
-        let output = dtr(&["generate", "--model", MODEL, "--prompt", "fn"]).args(arguments).output().expect("the binary runs");
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && message.contains(part) && !message.contains("panicked"), "{message}");
+        fails(dtr(&["generate", "--model", MODEL, "--prompt", "fn"]).args(arguments), &[part]);
     }
 }
 

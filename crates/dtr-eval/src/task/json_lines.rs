@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use crate::error::EvalError;
 use crate::flaw::Flaws;
 use crate::generation::{Generation, TextMetric};
 use crate::reader::Reader;
-use crate::records::{self, Record, Splits};
+use crate::records::{self, Collection, Record, Splits};
 use crate::template::Template;
 
 /// A task from files of one's own, as one writes it down.
@@ -120,11 +119,9 @@ pub enum TooLong {
 /// A task from files of one's own.
 #[derive(Debug)]
 pub struct JsonLines {
-    name: String,
     metric: Metric,
-    questions: BTreeMap<Split, Vec<Question>>,
+    questions: Collection,
     truncated: BTreeMap<Split, usize>,
-    content: String,
 }
 
 impl JsonLines {
@@ -179,14 +176,7 @@ impl JsonLines {
         if !found.flaws.is_empty() {
             return Err(EvalError::BadExamples { what: what(), flaws: Flaws(found.flaws) });
         }
-        let questions = records::shuffled(questions);
-        records::require(&questions, &what(), wanted)?;
-        let content = records::content(&questions);
-        Ok(Self { name: name.into(), metric, questions, truncated, content })
-    }
-
-    fn draw(&self, split: Split, random: &mut ChaCha8Rng) -> Option<Example> {
-        Some(self.questions.get(&split)?.choose(random)?.example().clone())
+        Ok(Self { metric, questions: Collection::new(what(), questions, wanted)?, truncated })
     }
 }
 
@@ -198,15 +188,15 @@ impl Task for JsonLines {
     /// # Panics
     /// If the split is empty.
     fn example(&self, split: Split, random: &mut ChaCha8Rng) -> Example {
-        self.draw(split, random).expect("a split that examples are asked of is not empty")
+        self.questions.draw(split, random).expect("a split that examples are asked of is not empty")
     }
 
     fn questions(&self, _name: &str, split: Split, count: usize) -> Vec<Question> {
-        self.questions.get(&split).into_iter().flatten().take(count).cloned().collect()
+        self.questions.first(split, count)
     }
 
     fn content(&self) -> String {
-        self.content.clone()
+        self.questions.content()
     }
 
     fn truncated(&self, split: Split) -> usize {
@@ -216,8 +206,7 @@ impl Task for JsonLines {
 
 impl Documents for JsonLines {
     fn document(&self, _length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
-        let (split, what) = (Split::Training.name(), format!("task \"{}\"", self.name));
-        self.draw(Split::Training, random).ok_or(EvalError::TooFewExamples { split, what, found: 0, wanted: 1 })
+        self.questions.draw(Split::Training, random)
     }
 }
 

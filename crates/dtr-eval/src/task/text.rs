@@ -1,15 +1,12 @@
 //! Language modelling of text of one's own: perplexity over files.
 
-use std::collections::BTreeMap;
-
-use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Documents, Example, Metric, Question, Split, Task};
 use crate::error::EvalError;
 use crate::reader::Reader;
-use crate::records::{self, Splits};
+use crate::records::{Collection, Splits};
 
 /// Perplexity over files, as one writes it down.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,9 +23,7 @@ pub struct TextConfig {
 /// Windows that cover the files: every token counts in exactly one of them.
 #[derive(Debug)]
 pub struct Text {
-    name: String,
-    questions: BTreeMap<Split, Vec<Question>>,
-    content: String,
+    questions: Collection,
 }
 
 impl Text {
@@ -59,14 +54,7 @@ impl Text {
                 questions.push((split.unwrap_or_else(|| config.files.of(&id)), Question::single(id, example)));
             }
         }
-        let questions = records::shuffled(questions);
-        records::require(&questions, &what(), wanted)?;
-        let content = records::content(&questions);
-        Ok(Self { name: name.into(), questions, content })
-    }
-
-    fn draw(&self, split: Split, random: &mut ChaCha8Rng) -> Option<Example> {
-        Some(self.questions.get(&split)?.choose(random)?.example().clone())
+        Ok(Self { questions: Collection::new(what(), questions, wanted)? })
     }
 }
 
@@ -78,24 +66,23 @@ impl Task for Text {
     /// # Panics
     /// If the split is empty.
     fn example(&self, split: Split, random: &mut ChaCha8Rng) -> Example {
-        self.draw(split, random).expect("a split that examples are asked of is not empty")
+        self.questions.draw(split, random).expect("a split that examples are asked of is not empty")
     }
 
     fn questions(&self, _name: &str, split: Split, count: usize) -> Vec<Question> {
-        self.questions.get(&split).into_iter().flatten().take(count).cloned().collect()
+        self.questions.first(split, count)
     }
 
     fn content(&self) -> String {
-        self.content.clone()
+        self.questions.content()
     }
 }
 
 impl Documents for Text {
     /// No token matters more than another.
     fn document(&self, _length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
-        let (split, what) = (Split::Training.name(), format!("task \"{}\"", self.name));
-        let drawn = self.draw(Split::Training, random).ok_or(EvalError::TooFewExamples { split, what, found: 0, wanted: 1 })?;
-        Ok(Example { tokens: drawn.tokens, labelled: Vec::new() })
+        let Example { tokens, .. } = self.questions.draw(Split::Training, random)?;
+        Ok(Example { tokens, labelled: Vec::new() })
     }
 }
 
