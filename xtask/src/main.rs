@@ -9,6 +9,9 @@ const HELP: &str = "\
 cargo xtask run FILE [--device D] [--runs DIR] [--set KEY=VALUE]..  do, or go on with, an experiment; --json for its events
 cargo xtask distill FILE [the same]                                  its students alone, which runs in the same directory find
 cargo xtask check FILE [--device D] [--set KEY=VALUE]..             validate it and print the plan
+cargo xtask devices [--backends B,..]                                what this machine has: devices, their element types and memory
+cargo xtask portability --devices D,.. [ARGS]..                      the suite of what dtr asks of a backend, on each device, beside a
+                                                                     reference in double precision
 cargo xtask report DIR..                                             write a run's report anew, or compare runs
 cargo xtask trace DIR                                                explain every decision of a run's searches
 cargo xtask study DIR..                                              compare strategies on runs that searched exhaustively
@@ -35,9 +38,15 @@ fn start(arguments: &[String]) -> Result<ExitCode> {
     match command.as_str() {
         "run" | "distill" | "check" => {
             let backend = backend(rest)?;
-            launch(&build(&backend)?, arguments)
+            launch(&build(&[backend.as_str()])?, arguments)
         }
-        "report" | "trace" | "study" => launch(&build("flex")?, arguments),
+        "devices" => {
+            let (named, rest) = option(rest, "--backends");
+            let backends = backends(named.as_deref().unwrap_or("flex"))?;
+            launch(&build(&backends)?, &[&["devices".to_owned()], &rest[..]].concat())
+        }
+        "portability" => portability(rest),
+        "report" | "trace" | "study" => launch(&build(&["flex"])?, arguments),
         "ci" => launch(&workspace().join(".ci/run"), &[]),
         "golden" => golden(),
         "bench" => {
@@ -86,17 +95,63 @@ fn backend(arguments: &[String]) -> Result<String> {
     Ok(if BACKENDS.contains(&name) { name } else { "flex" }.to_owned())
 }
 
-/// Builds `dtr` for one backend and leaves it at `target/release/dtr`.
+/// The value of an option, and the arguments without it.
+fn option(arguments: &[String], name: &str) -> (Option<String>, Vec<String>) {
+    let mut rest = arguments.to_vec();
+    let Some(at) = rest.iter().position(|argument| argument.split('=').next() == Some(name)) else { return (None, rest) };
+    let found = rest.remove(at);
+    let value = match found.split_once('=') {
+        Some((_, value)) => value.to_owned(),
+        None if at < rest.len() => rest.remove(at),
+        None => String::new(),
+    };
+    (Some(value), rest)
+}
+
+/// The backends of a list of devices or backends, each once.
+fn backends(list: &str) -> Result<Vec<&str>> {
+    let mut backends = Vec::new();
+    for device in list.split(',') {
+        let name = device.trim().split(':').next().unwrap_or("");
+        if !BACKENDS.contains(&name) {
+            bail!("\"{name}\" is no backend: expected {}", BACKENDS.join(", "));
+        }
+        if !backends.contains(&name) {
+            backends.push(name);
+        }
+    }
+    Ok(backends)
+}
+
+/// Builds the suite with the backends of the devices it is to run on, and runs it.
+fn portability(arguments: &[String]) -> Result<ExitCode> {
+    let (devices, _) = option(arguments, "--devices");
+    let devices = devices.context("no device named: --devices flex,ndarray,wgpu for example")?;
+    let mut cargo = cargo(&["build", "--package", "dtr-portability"], &backends(&devices)?);
+    if !cargo.status().context("could not run cargo")?.success() {
+        bail!("the suite could not be built for {devices}");
+    }
+    launch(&target().join("debug").join(format!("dtr-portability{}", std::env::consts::EXE_SUFFIX)), arguments)
+}
+
+/// Cargo on a package with exactly these backends.
+fn cargo(arguments: &[&str], backends: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace()).args(arguments);
+    // The default features are those of flex, under which everything else is built, too.
+    if backends != ["flex"] {
+        cargo.args(["--no-default-features", "--features", &backends.join(",")]);
+    }
+    cargo
+}
+
+/// Builds `dtr` for some backends and leaves it at `target/release/dtr`.
 ///
 /// The default profile is the optimised one that the tests use: one set of compiled dependencies serves both.
-fn build(backend: &str) -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(workspace()).args(["build", "--package", "dtr-experiment", "--bin", "dtr"]);
-    if backend != "flex" {
-        cargo.args(["--no-default-features", "--features", backend]);
-    }
+fn build(backends: &[&str]) -> Result<PathBuf> {
+    let mut cargo = cargo(&["build", "--package", "dtr-experiment", "--bin", "dtr"], backends);
     if !cargo.status().context("could not run cargo")?.success() {
-        bail!("dtr could not be built with the backend {backend}");
+        bail!("dtr could not be built with the backend {}", backends.join(", "));
     }
     let target = target();
     let name = format!("dtr{}", std::env::consts::EXE_SUFFIX);
@@ -154,7 +209,7 @@ fn workspace() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::backend;
+    use super::{backend, backends, option};
 
     fn check(arguments: &str, expected: &str) {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
@@ -171,5 +226,23 @@ mod tests {
         check(&format!("{file} --device abacus"), "flex");
         check("missing.toml", "flex");
         assert!(backend(&[]).is_err());
+    }
+
+    #[test]
+    fn every_device_of_a_list_has_its_backend_once() {
+        assert_eq!(backends("flex,wgpu:0,flex:bf16, cuda").expect("backends"), ["flex", "wgpu", "cuda"]);
+        assert!(backends("flex,abacus").is_err() && backends("").is_err());
+    }
+
+    #[test]
+    fn an_option_is_taken_out_of_the_arguments() {
+        let arguments = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let check = |text: &str, value: Option<&str>, rest: &str| {
+            assert_eq!(option(&arguments(text), "--backends"), (value.map(str::to_owned), arguments(rest)), "{text}");
+        };
+        check("--json --backends cuda x", Some("cuda"), "--json x");
+        check("--backends=cuda,flex", Some("cuda,flex"), "");
+        check("--json", None, "--json");
+        check("--backends", Some(""), "");
     }
 }

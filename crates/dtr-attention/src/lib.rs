@@ -25,6 +25,7 @@
 pub mod backend;
 pub mod packed;
 pub mod position;
+pub mod precision;
 
 pub mod adamw;
 pub mod convolution;

@@ -9,6 +9,7 @@ use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
 
 use crate::backend::{MixerBackend, primitive, tensor};
+use crate::precision::{like, single};
 use crate::{chunks, recurrence};
 
 /// Chunk length of the composed form.
@@ -22,11 +23,13 @@ pub fn empty_state<B: Backend>([batch, heads, width, value]: [usize; 4], device:
     Tensor::zeros([batch, heads, width, value + 1], device)
 }
 
-/// From `state` on by the backend's kernel. Shapes as in [`chunk`].
+/// From `state` on by the backend's kernel, in single precision at least. Shapes as in [`chunk`].
 pub fn scan<B: MixerBackend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
     let ([batch, heads, time, width], values) = (q.dims(), v.dims()[3]);
-    let joined = tensor::<B, 1>(B::linear_attention([primitive(q), primitive(k), primitive(v), primitive(state)]));
-    recurrence::parted(joined, [batch, heads, time, values], [batch, heads, width, values + 1])
+    let dtype = v.dtype();
+    let joined = tensor::<B, 1>(B::linear_attention([q, k, v, state].map(|x| primitive(single(x)))));
+    let (output, state) = recurrence::parted(joined, [batch, heads, time, values], [batch, heads, width, values + 1]);
+    (like(output, dtype), state)
 }
 
 /// The fallback of [`scan`]: [`chunk`], outputs and states one after the other because an operation has one result.

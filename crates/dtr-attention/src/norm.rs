@@ -4,6 +4,7 @@ use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
 
 use crate::backend::{MixerBackend, primitive, tensor};
+use crate::precision::{like, single};
 
 /// Root-mean-square norm, `x / sqrt(mean(x^2) + eps) * weight`.
 ///
@@ -31,6 +32,8 @@ pub(crate) fn rms_composed<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>
     let shape = burn::tensor::TensorMetadata::shape(&x);
     let width = shape[shape.num_dims() - 1];
     let rows = tensor::<B, 2>(B::float_reshape(x, [shape.num_elements() / width, width].into()));
+    let dtype = rows.dtype();
+    let (rows, weight) = (single(rows), single(tensor::<B, 1>(weight)));
     let scale = rows.clone().square().mean_dim(1).add_scalar(eps).sqrt().recip();
-    B::float_reshape(primitive(rows * scale * tensor::<B, 1>(weight).unsqueeze()), shape)
+    B::float_reshape(primitive(like(rows * scale * weight.unsqueeze(), dtype)), shape)
 }

@@ -22,6 +22,7 @@ use burn::tensor::ops::FloatTensor;
 
 use crate::backend::{MixerBackend, primitive, tensor};
 use crate::chunks;
+use crate::precision::{like, single};
 
 /// Chunk length of the composed form where decays go by head, a power of two.
 const CHUNK: usize = 32;
@@ -171,23 +172,24 @@ pub fn retention_decay<B: Backend>(heads: usize, device: &B::Device) -> Tensor<B
     Tensor::from_data(TensorData::new(decays, [1, heads, 1, 1]).convert::<f32>(), device)
 }
 
-/// The whole recurrence from `state` on, by the backend's kernel: outputs `[B, H, T, V]` and the state after the last token.
+/// The whole recurrence from `state` on, by the backend's kernel and in single precision at least: outputs `[B, H, T, V]` and the state after the last token.
 ///
 /// # Panics
 /// If shapes do not belong together, see [`Inputs::check`].
 pub fn scan<B: MixerBackend>(inputs: Inputs<B>, state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
     inputs.check(&state).unwrap_or_else(|error| panic!("{error}"));
-    let (shape, last) = (inputs.v.dims(), state.dims());
+    let (shape, last, dtype) = (inputs.v.dims(), state.dims(), inputs.v.dtype());
     let Inputs { q, k, v, g, beta } = inputs;
     let result = B::recurrence(RecurrenceInputs {
-        q: primitive(q),
-        k: primitive(k),
-        v: primitive(v),
-        g: g.map(primitive),
-        beta: beta.map(primitive),
-        state: primitive(state),
+        q: primitive(single(q)),
+        k: primitive(single(k)),
+        v: primitive(single(v)),
+        g: g.map(|g| primitive(single(g))),
+        beta: beta.map(|beta| primitive(single(beta))),
+        state: primitive(single(state)),
     });
-    parted(tensor(result), shape, last)
+    let (output, state) = parted(tensor(result), shape, last);
+    (like(output, dtype), state)
 }
 
 /// Outputs and states from a tensor that has them one after the other: contiguous both.

@@ -4,6 +4,7 @@ use burn::prelude::*;
 use burn::tensor::ops::FloatTensor;
 
 use crate::backend::{MixerBackend, primitive, tensor};
+use crate::precision::{like, single};
 
 /// Turns the pairs `(x[i], x[i + D/2])` by their position's angle. The tables are constants: no gradient flows into them.
 ///
@@ -21,8 +22,9 @@ pub fn rotate_half<B: MixerBackend>(x: Tensor<B, 4>, cos: Tensor<B, 4>, sin: Ten
 /// The definition of [`rotate_half`].
 pub(crate) fn composed<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
     let (x, cos, sin) = (tensor::<B, 4>(x), tensor::<B, 4>(cos), tensor::<B, 4>(sin));
+    let (dtype, x) = (x.dtype(), single(x));
     let half = x.dims()[3] / 2;
     let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
     let turned = first.clone() * cos.clone() - second.clone() * sin.clone();
-    primitive(Tensor::cat(vec![turned, second * cos + first * sin], 3))
+    primitive(like(Tensor::cat(vec![turned, second * cos + first * sin], 3), dtype))
 }

@@ -8,6 +8,7 @@ use burn::tensor::ops::FloatTensor;
 
 use crate::backend::{MixerBackend, primitive, tensor};
 use crate::position::{Positions, Span};
+use crate::precision::{like, single};
 
 /// Queries handled at a time by the composed form: bounds memory to this many rows of scores.
 const CHUNK: usize = 128;
@@ -47,8 +48,8 @@ pub fn naive<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, hidd
 /// Attention weights, `[B, H, Tq, Tk]`. Shapes as in [`naive`].
 pub fn weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, hidden: Tensor<B, 4, Bool>, scale: f64) -> Tensor<B, 4> {
     let scores = q.mul_scalar(scale).matmul(k.transpose());
-    let shape = scores.shape();
-    activation::softmax(scores.mask_fill(hidden.expand(shape), f32::NEG_INFINITY), 3)
+    let (shape, dtype) = (scores.shape(), scores.dtype());
+    like(activation::softmax(single(scores).mask_fill(hidden.expand(shape), f32::NEG_INFINITY), 3), dtype)
 }
 
 /// Blocks of `chunk` queries, each against the keys it can see at all: linear memory, half the work (a band of it with a window).

@@ -9,6 +9,7 @@ use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
+use burn::tensor::DType;
 use dtr_attention::MixerBackend;
 use dtr_models::{CheckpointError, Decoder};
 use sha2::{Digest, Sha256};
@@ -77,7 +78,8 @@ impl StateCache {
             let mut file = BufReader::with_capacity(1 << 20, file);
             for layer in 0..parent.layers.len() {
                 let Ok([input, output]) = read(&mut file, hidden.iter().product()) else { break };
-                let [input, output] = [input, output].map(|numbers| Tensor::from_data(TensorData::new(numbers, hidden), &device));
+                let [input, output] = [input, output]
+                    .map(|numbers| Tensor::from_data(TensorData::new(numbers, hidden), (&device, DType::from(parent.dtype()))));
                 show(layer, Seen { context: context.clone(), input, output, weights: batch.weights.clone() });
                 shown = layer + 1;
             }

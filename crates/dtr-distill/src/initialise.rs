@@ -5,6 +5,8 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
+use dtr_attention::precision::single;
+use dtr_models::layers::in_single;
 use dtr_models::mixer::projections::Projections;
 use dtr_models::{AttentionShape, Decoder, Mixer, MixerConfig};
 use rand_chacha::ChaCha8Rng;
@@ -249,7 +251,7 @@ pub fn fit<B: MixerBackend>(
 /// The parent's projections in the student's form, gates neutral.
 fn copied<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, parent: &Mixer<B>, calibration: &Calibration<B>) -> Mixer<B> {
     let Mixer::Softmax(attention) = parent else { panic!("students learn from the parent's own attention") };
-    let source = &attention.projections;
+    let source = &in_single(attention.projections.clone());
     let device = source.q_proj.weight.device();
     let mut student = operator.init::<B>(shape, &device);
     match &mut student {
@@ -328,7 +330,7 @@ fn scale_heads<B: MixerBackend>(
     for batch in batches {
         observe(model, teacher, batch, |layer, seen| {
             for ((_, student), sums) in students.iter().zip(&mut sums).filter(|((at, _), _)| *at == layer) {
-                let own = student.mix_features(seen.input.clone(), &seen.context).0;
+                let own = single(student.mix_features(seen.input.clone(), &seen.context).0);
                 let parent = teacher.layers[layer].mixer.mix_features(seen.input.clone(), &seen.context).0;
                 if own.dims() != parent.dims() {
                     continue;
@@ -339,7 +341,7 @@ fn scale_heads<B: MixerBackend>(
                     let sums = weighted.reshape([batch * time, heads(teacher, layer), width / heads(teacher, layer)]).sum_dim(0).sum_dim(2);
                     sums.into_data().convert::<f64>().iter::<f64>().collect::<Vec<f64>>()
                 };
-                let (met, power) = (by_head(own.clone() * parent), by_head(own.square()));
+                let (met, power) = (by_head(own.clone() * single(parent)), by_head(own.square()));
                 for (sum, (met, power)) in sums.iter_mut().zip(met.into_iter().zip(power)) {
                     *sum = [sum[0] + met, sum[1] + power];
                 }

@@ -1,6 +1,7 @@
 //! How far a student is from its layer. All are means over tokens by their weights; padding weighs nothing.
 
 use burn::prelude::*;
+use dtr_attention::precision::single;
 use serde::{Deserialize, Serialize};
 
 /// What a student is trained on.
@@ -21,6 +22,7 @@ pub enum Loss {
 /// # Shapes
 /// Both `[B, T, N]`, weights `[B, T]` -> `[1]`.
 pub fn normalised_mse<B: Backend>(output: Tensor<B, 3>, target: Tensor<B, 3>, weights: Option<Tensor<B, 2>>) -> Tensor<B, 1> {
+    let (output, target) = (single(output), single(target));
     let (error, power) = ((output - target.clone()).square(), target.square());
     let (error, power) = match weights {
         None => (error.mean(), power.mean()),
@@ -38,6 +40,7 @@ pub fn normalised_mse<B: Backend>(output: Tensor<B, 3>, target: Tensor<B, 3>, we
 /// Both `[B, T, N]`, weights `[B, T]` -> `[1]`.
 pub fn cosine<B: Backend>(output: Tensor<B, 3>, target: Tensor<B, 3>, weights: Option<Tensor<B, 2>>) -> Tensor<B, 1> {
     const EPS: f32 = 1e-12;
+    let (output, target) = (single(output), single(target));
     let product = (output.clone() * target.clone()).sum_dim(2);
     let lengths = (output.square().sum_dim(2) * target.square().sum_dim(2)).add_scalar(EPS).sqrt();
     let distance = (product / lengths).neg().add_scalar(1.0).squeeze_dim::<2>(2);
@@ -53,7 +56,7 @@ pub fn cosine<B: Backend>(output: Tensor<B, 3>, target: Tensor<B, 3>, weights: O
 /// Hedgehog, arXiv 2402.04347, eq. 4.
 pub fn attention_weights<B: Backend>(student: Tensor<B, 4>, parent: Tensor<B, 4>, weights: Option<Tensor<B, 2>>) -> Tensor<B, 1> {
     const EPS: f32 = 1e-8;
-    let entropy = (parent * student.add_scalar(EPS).log()).sum_dim(3).mean_dim(1).neg();
+    let entropy = (single(parent) * single(student).add_scalar(EPS).log()).sum_dim(3).mean_dim(1).neg();
     let [batch, _, time, _] = entropy.dims();
     mean(entropy.reshape([batch, time]), weights)
 }

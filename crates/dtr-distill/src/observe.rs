@@ -1,7 +1,7 @@
 //! What the parent's attention sublayers see and say: the data every student learns from, layer after layer, never all at once.
 
 use burn::prelude::*;
-use dtr_attention::MixerBackend;
+use dtr_attention::{MixerBackend, precision};
 use dtr_models::{Context, Decoder, Mixer};
 
 use crate::batch::Batch;
@@ -52,7 +52,7 @@ pub struct Attention {
 pub fn attention<B: MixerBackend>(mixer: &Mixer<B>, input: Tensor<B, 3>, context: &Context<B>) -> Attention {
     let Mixer::Softmax(attention) = mixer else { panic!("only the parent's own attention has weights to measure") };
     let device = input.device();
-    let weights = attention.weights(input, context);
+    let weights = precision::single(attention.weights(input, context));
     let [_, heads, time, _] = weights.dims();
     let by_head = |x: Tensor<B, 4>| x.mean_dim(0).reshape([heads]).into_data().convert::<f32>().iter::<f32>().collect::<Vec<f32>>();
     let step = Tensor::<B, 1, Int>::arange(0..time as i64, &device).float();

@@ -4,6 +4,7 @@ use burn::module::AutodiffModule;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use dtr_attention::TrainBackend;
+use dtr_models::layers::cast;
 use dtr_models::{Context, Mixer, MixerConfig};
 use serde::{Deserialize, Serialize};
 
@@ -184,16 +185,18 @@ impl<B: TrainBackend> Pupil<B> {
 
     fn loss(&mut self, seen: &Seen<B::InnerBackend>, teacher: &Mixer<B::InnerBackend>, objective: Loss) -> Tensor<B, 1> {
         let context = tracked::<B>(&seen.context);
+        // In the parent's precision; gradients go through to the weights, which are single.
+        let mixer = cast(self.mixer.clone(), seen.input.dtype().into());
         let weights = seen.weights.clone().map(Tensor::from_inner);
         let input = Tensor::from_inner(seen.input.clone());
         if objective == Loss::AttentionWeights {
-            let (Mixer::Hedgehog(own), Mixer::Softmax(parent)) = (&self.mixer, teacher) else {
+            let (Mixer::Hedgehog(own), Mixer::Softmax(parent)) = (&mixer, teacher) else {
                 panic!("attention weights are imitated by mixers with a feature map");
             };
             let parent = parent.weights(seen.input.clone(), &seen.context);
             return attention_weights(own.weights(input, &context), Tensor::from_inner(parent), weights);
         }
-        let (features, output) = self.mixer.mix_features(input, &context);
+        let (features, output) = mixer.mix_features(input, &context);
         if let Some(moments) = &mut self.moments {
             moments.add(features.inner(), unbiased(&self.mixer.output().valid(), seen), seen.weights.clone());
         }

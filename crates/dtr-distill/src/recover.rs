@@ -9,6 +9,7 @@ use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::TrainBackend;
+use dtr_models::layers::{cast, in_single};
 use dtr_models::{Decoder, Mixer};
 
 use crate::adamw::AdamW;
@@ -61,7 +62,7 @@ pub fn recover<B: TrainBackend>(
     progress: &mut dyn FnMut(usize, f32),
 ) -> Result<Decoder<B::InnerBackend>, DistillError> {
     let optimiser = AdamW { decay: 0.0 };
-    let mut model = frozen(Decoder::<B>::from_inner(hybrid.clone()), settings.trained);
+    let mut model = frozen(Decoder::<B>::from_inner(in_single(hybrid.clone())), settings.trained);
     let mut updates = match settings.trained {
         Trained::LowRank(rank) => Updates::new(&model, rank, device),
         Trained::Mixers | Trained::All { .. } => Updates { pairs: Vec::new() },
@@ -88,7 +89,7 @@ pub fn recover<B: TrainBackend>(
         }
         progress(tokens, value);
     }
-    Ok(updates.applied(model).valid())
+    Ok(cast(updates.applied(model).valid(), hybrid.dtype()))
 }
 
 /// Mean over the tokens of rows of equal length.

@@ -8,10 +8,11 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::TrainBackend;
 use dtr_eval::Split;
+use dtr_experiment::backend::{self, Work, dispatch};
 use dtr_experiment::explain::explain;
 use dtr_experiment::html::{Compared, Page};
 use dtr_experiment::report::Report;
-use dtr_experiment::schema::{Device, Experiment, load_tasks};
+use dtr_experiment::schema::{Compute, Experiment, load_tasks};
 use dtr_experiment::stages::Memory;
 use dtr_experiment::words::shell;
 use dtr_experiment::{Error, Options, atomic, evaluated, html, log, stages, terminal};
@@ -21,7 +22,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::ALLOCATOR;
-use crate::backend::{Work, default_device, dispatch};
 
 mod generate;
 mod serve;
@@ -48,7 +48,7 @@ pub fn run(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet: bo
     let words: Vec<String> =
         ["cargo", "xtask", "run"].map(str::to_owned).into_iter().chain([file.display().to_string()]).chain(set).collect();
     let options = Options { runs, quiet, events: json, command: shell(&words), memory: Some(MEMORY) };
-    let (directory, report) = dispatch(experiment.device(), RunWork(&experiment, &options))??;
+    let (directory, report) = dispatch(experiment.compute(), RunWork(&experiment, &options))??;
     if json {
         say(&json!({ "event": "report", "directory": directory, "report": report }).to_string());
     } else {
@@ -75,7 +75,7 @@ pub fn distill(file: &Path, overrides: &[(String, String)], runs: PathBuf, quiet
 
     let experiment = Experiment::load(file, overrides)?;
     let options = Options { runs, quiet, events: false, command: String::new(), memory: None };
-    let found = dispatch(experiment.device(), DistillWork(&experiment, &options))??;
+    let found = dispatch(experiment.compute(), DistillWork(&experiment, &options))??;
     if json {
         println!("{}", json!(found));
     } else {
@@ -96,8 +96,8 @@ pub fn check(file: &Path, overrides: &[(String, String)]) -> Result<(), Error> {
     }
 
     let experiment = Experiment::load(file, overrides)?;
-    let plan = dispatch(experiment.device(), CheckWork(&experiment))??;
-    println!("experiment   {} on {}, seed {}", experiment.name(), experiment.device(), experiment.seed());
+    let plan = dispatch(experiment.compute(), CheckWork(&experiment))??;
+    println!("experiment   {} on {}, seed {}", experiment.name(), experiment.compute(), experiment.seed());
     println!("parent       {}, {} parameters", plan.parent, plan.parameters);
     println!("distillation {} students, {} tokens", plan.students, plan.tokens);
     for name in &experiment.search().tasks {
@@ -176,7 +176,7 @@ pub fn study(directories: &[PathBuf], study: &stages::Study) -> Result<(), Error
 /// `dtr eval`.
 pub fn eval(
     model: &Path,
-    device: Option<Device>,
+    compute: Compute,
     tasks: &Path,
     split: Split,
     out: Option<PathBuf>,
@@ -192,15 +192,21 @@ pub fn eval(
         }
     }
 
-    let (tasks, chosen) = (load_tasks(tasks)?, device.map_or_else(default_device, Ok)?);
-    let evaluation = stages::Evaluation { model: model.into(), tasks, split, out, device: chosen.to_string(), quiet };
-    let found = dispatch(chosen, EvalWork(evaluation))??;
+    let tasks = load_tasks(tasks)?;
+    let evaluation = stages::Evaluation { model: model.into(), tasks, split, out, compute, quiet };
+    let found = dispatch(compute, EvalWork(evaluation))??;
     if json {
         println!("{}", json!(found));
     } else {
         println!("{}", evaluated::table(&found));
     }
     Ok(())
+}
+
+/// `dtr devices`.
+pub fn devices(json: bool) {
+    let found = backend::devices();
+    say(&if json { json!(found).to_string() } else { terminal::devices(&found) });
 }
 
 /// A line of a token file.
@@ -211,14 +217,14 @@ struct Line {
 }
 
 /// `dtr score`.
-pub fn score(model: &Path, device: Option<Device>, tokens: &Path) -> Result<(), Error> {
-    struct ScoreWork<'a>(&'a Path, &'a Path);
+pub fn score(model: &Path, compute: Compute, tokens: &Path) -> Result<(), Error> {
+    struct ScoreWork<'a>(&'a Path, Compute, &'a Path);
     impl Work for ScoreWork<'_> {
         type Output = Result<(), Error>;
 
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
-            let (config, model) = checkpoint::load::<B::InnerBackend>(self.0, &device)?;
-            let path = self.1;
+            let (config, model) = checkpoint::load_in::<B::InnerBackend>(self.0, self.1.dtype.into(), &device)?;
+            let path = self.2;
             let read = |source| Error::Io { action: "read", path: path.into(), source };
             let file = BufReader::new(std::fs::File::open(path).map_err(read)?);
             for (index, line) in file.lines().enumerate() {
@@ -237,7 +243,7 @@ pub fn score(model: &Path, device: Option<Device>, tokens: &Path) -> Result<(), 
         }
     }
 
-    dispatch(device.map_or_else(default_device, Ok)?, ScoreWork(model, tokens))?
+    dispatch(compute, ScoreWork(model, compute, tokens))?
 }
 
 /// `log p(token t | before t)` for `t >= 1`.

@@ -211,6 +211,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// The device does not compute in that element type.
+    #[error("device \"{device}\" does not compute in {precision}, but in {known}")]
+    #[diagnostic(help("set `dtype` to one of these, or choose another device; `cargo xtask devices` lists what each can do"))]
+    NoPrecision {
+        /// What was asked for.
+        device: String,
+        /// In which element type.
+        precision: &'static str,
+        /// What it does compute in.
+        known: String,
+    },
+
     /// A line of a token file is not what it should be.
     #[error("line {line} of {} {reason}", path.display())]
     #[diagnostic(help("each line is {{\"tokens\": [1, 2, 3]}} with at least one token, each below the model's vocabulary size"))]

@@ -1,13 +1,13 @@
 //! The command `dtr`: arguments, the choice of backend, and what is printed.
 
-mod backend;
 mod commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dtr_experiment::schema::Device;
+use dtr_experiment::Error;
+use dtr_experiment::schema::{Compute, Device, Precision};
 use mimalloc::MiMalloc;
 use peakmem_alloc::PeakMemAlloc;
 
@@ -85,6 +85,12 @@ enum Command {
         #[arg(long, default_value_t = 0.9)]
         confidence: f64,
     },
+    /// List the devices of the backends built in: numbers, names, element types, memory.
+    Devices {
+        /// JSON in place of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Continue prompts, or answer in a chat.
     Generate {
         #[command(flatten)]
@@ -159,6 +165,15 @@ struct ModelArgs {
     /// Device to compute on; by default the first one built in.
     #[arg(long)]
     device: Option<Device>,
+    /// Element type of weights and hidden states: f32, f16 or bf16.
+    #[arg(long, default_value = "f32")]
+    dtype: Precision,
+}
+
+impl ModelArgs {
+    fn compute(&self) -> Result<Compute, Error> {
+        Compute::or_default(self.device, self.dtype)
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -181,7 +196,17 @@ impl ExperimentArgs {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    match start(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{:?}", miette::Report::new(error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> Result<(), Error> {
+    match command {
         Command::Run { experiment, place, json } => commands::run(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json),
         Command::Distill { experiment, place, json } => {
             commands::distill(&experiment.file, &experiment.overrides(), place.runs, place.quiet, json)
@@ -195,22 +220,19 @@ fn main() -> ExitCode {
         Command::Study { directories, draws, examples, floor, confidence } => {
             commands::study(&directories, &dtr_experiment::stages::Study { draws, examples, floor, confidence })
         }
-        Command::Generate { model, arguments } => commands::generate(&model.model, model.device, &arguments),
-        Command::Serve { model, arguments } => commands::serve(&model.model, model.device, &arguments),
+        Command::Devices { json } => {
+            commands::devices(json);
+            Ok(())
+        }
+        Command::Generate { model, arguments } => commands::generate(&model.model, model.compute()?, &arguments),
+        Command::Serve { model, arguments } => commands::serve(&model.model, model.compute()?, &arguments),
         Command::Eval { model, tasks, split, out, json, quiet } => {
             let split = match split {
                 SplitArg::Validation => dtr_eval::Split::Validation,
                 SplitArg::Test => dtr_eval::Split::Test,
             };
-            commands::eval(&model.model, model.device, &tasks, split, out, json, quiet)
+            commands::eval(&model.model, model.compute()?, &tasks, split, out, json, quiet)
         }
-        Command::Score { model, tokens } => commands::score(&model.model, model.device, &tokens),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{:?}", miette::Report::new(error));
-            ExitCode::FAILURE
-        }
+        Command::Score { model, tokens } => commands::score(&model.model, model.compute()?, &tokens),
     }
 }

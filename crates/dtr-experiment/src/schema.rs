@@ -18,7 +18,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use self::{
-    device::{Device, UnknownDevice},
+    device::{Compute, Device, Precision, UnknownDevice},
     raw::{Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustText, Search, SnippetOrigin, Trained},
 };
 use self::{
@@ -33,7 +33,7 @@ use crate::error::Error;
 pub struct Experiment {
     name: String,
     seed: u64,
-    device: Device,
+    compute: Compute,
     parent: PathBuf,
     operators: Vec<Operator>,
     distill: Distill,
@@ -118,7 +118,7 @@ impl Experiment {
         checker.search(&raw.search, &tasks)?;
         checker.efficiency(&raw.efficiency)?;
         Ok(Self {
-            device: checker.device(&raw.device)?,
+            compute: Compute { device: checker.device(&raw.device)?, dtype: raw.dtype },
             parent: checker.parent(&raw.parent.path, directory)?,
             name: raw.name,
             seed: raw.seed,
@@ -141,9 +141,9 @@ impl Experiment {
         self.seed
     }
 
-    /// What to compute on.
-    pub fn device(&self) -> Device {
-        self.device
+    /// Where and in what it computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Directory of the parent model, absolute and canonical.
@@ -202,7 +202,8 @@ impl Experiment {
         RawExperiment {
             name: self.name.clone(),
             seed: self.seed,
-            device: self.device.to_string(),
+            device: self.compute.device.to_string(),
+            dtype: self.compute.dtype,
             parent: RawParent { path: parent },
             operators: self.operators.clone(),
             distill: self.distill.clone(),

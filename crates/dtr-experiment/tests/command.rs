@@ -252,6 +252,45 @@ fn a_plan_is_checked_without_work() {
 }
 
 #[test]
+fn a_run_in_half_precision_keeps_half_as_much_and_finds_its_way() {
+    let runs = tempfile::tempdir().expect("a directory");
+    let (single, half) = (runs.path().join("f32"), runs.path().join("bf16"));
+    succeeds(&mut small_run(&single, &["seed=3"]));
+    succeeds(&mut small_run(&half, &["seed=3", "dtype=bf16"]));
+    let [single, half] = [single, half].map(|runs| report(&only_directory(&runs)));
+    let cache = |report: &Value| report["efficiency"][0]["cache_bytes"].as_u64().expect("bytes");
+    assert_eq!(report_model(&single), report_model(&half));
+    assert_eq!(cache(&single), 2 * cache(&half), "keys and values of the parent");
+    let students = |report: &Value| -> Vec<f64> {
+        let students = report["distillation"]["students"].as_array().expect("students");
+        students.iter().map(|student| student["normalised_mse"].as_f64().expect("a number")).collect()
+    };
+    for (single, half) in students(&single).into_iter().zip(students(&half)) {
+        assert!((single - half).abs() < 0.05, "a student is off by {half} in place of {single}");
+    }
+    assert_eq!(half["device"], "flex in bf16");
+}
+
+/// What the efficiency table begins with.
+fn report_model(report: &Value) -> (&Value, &Value) {
+    (&report["efficiency"][0]["model"], &report["efficiency"][0]["context"])
+}
+
+#[test]
+fn devices_are_listed() {
+    let output = succeeds(&mut dtr(&["devices", "--json"]));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let flex = found.as_array().expect("backends").iter().find(|found| found["backend"] == "flex").expect("the default backend");
+    let device = &flex["devices"]["Ok"][0];
+    assert_eq!(device["device"], "flex");
+    assert!(device["memory"].as_u64().is_some_and(|bytes| bytes > 1 << 28), "{device}");
+    assert_eq!(device["dtypes"], serde_json::json!(["f32", "f16", "bf16"]));
+    let table = succeeds(&mut dtr(&["devices"]));
+    let table = String::from_utf8_lossy(&table.stdout);
+    assert!(["flex", "f32 f16 bf16", "not built in", "--backends"].iter().all(|part| table.contains(part)), "{table}");
+}
+
+#[test]
 fn every_room_of_the_search_works_and_its_trace_explains_it() {
     let runs = tempfile::tempdir().expect("a directory");
     let more = [
@@ -353,6 +392,7 @@ fn bad_input_gets_one_clear_error() {
     check("search.floor=1.5", &["search.floor", "1.5"]);
     check("search.colour=1", &["colour"]);
     check("device=abacus", &["abacus", "flex"]);
+    check("dtype=f8", &["f8", "f32", "bf16"]);
     check("device=cuda", &["\"cuda\" is not built in", "--features cuda"]);
     check("parent.path=nowhere", &["nowhere"]);
     check("tasks.phonebook.phonebook.entries=5000", &["5000", "4096"]);

@@ -3,7 +3,8 @@
 use burn::module::Initializer;
 use burn::nn::{Embedding, EmbeddingConfig, Linear};
 use burn::prelude::*;
-use dtr_attention::{MixerBackend, Positions};
+use burn::tensor::FloatDType;
+use dtr_attention::{MixerBackend, Positions, precision};
 
 use crate::config::DecoderConfig;
 use crate::layers::{Mlp, RmsNorm, linear, project};
@@ -39,7 +40,7 @@ impl<B: MixerBackend> Block<B> {
 
     /// The block's output, given its input and what its mixer made of it.
     pub fn after_mixer(&self, x: Tensor<B, 3>, mixed: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = x + mixed;
+        let x = x.clone() + precision::like(mixed, x.dtype());
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 
@@ -83,6 +84,11 @@ impl<B: Backend> Decoder<B> {
             head_dim: attention.head_dim,
         }
     }
+
+    /// Element type of weights and hidden states.
+    pub fn dtype(&self) -> FloatDType {
+        self.embed_tokens.weight.val().dtype().into()
+    }
 }
 
 impl<B: MixerBackend> Decoder<B> {
@@ -98,13 +104,13 @@ impl<B: MixerBackend> Decoder<B> {
         self.embed_tokens.forward(ids)
     }
 
-    /// Logits, `x [B, T, N]` -> `[B, T, vocabulary]`.
+    /// Logits in single precision at least, `x [B, T, N]` -> `[B, T, vocabulary]`.
     pub fn head(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let x = self.norm.forward(x);
-        match &self.lm_head {
+        precision::single(match &self.lm_head {
             Some(head) => project(head, x),
             None => x.matmul(self.embed_tokens.weight.val().transpose().unsqueeze()),
-        }
+        })
     }
 
     /// State before the first token, one a layer.

@@ -1,8 +1,10 @@
 //! Small parts of a block: linear projection on rows, RMS norm, gated MLP. Field names are those of Hugging Face.
 
-use burn::module::{Initializer, Param};
+use burn::module::{Initializer, Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
+use dtr_attention::precision::{like, single};
 use dtr_attention::{MixerBackend, gate, norm};
 
 /// A projection without weights of its own yet.
@@ -10,13 +12,13 @@ pub fn linear<B: Backend>(input: usize, output: usize, bias: bool, device: &B::D
     LinearConfig::new(input, output).with_bias(bias).with_initializer(Initializer::Zeros).init(device)
 }
 
-/// `x W + b` over all rows at once: one large product in place of one a sequence.
+/// `x W + b` over all rows at once, in the weights' element type: one large product in place of one a sequence.
 ///
 /// # Shapes
 /// `x [B, T, N]` -> `[B, T, M]`.
 pub fn project<B: Backend>(linear: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
     let [batch, time, width] = x.dims();
-    let y = linear.forward(x.reshape([batch * time, width]));
+    let y = linear.forward(like(x, linear.weight.val().dtype()).reshape([batch * time, width]));
     let output = y.dims()[1];
     y.reshape([batch, time, output])
 }
@@ -69,4 +71,28 @@ impl<B: MixerBackend> Mlp<B> {
         let inner = gate::swiglu(project(&self.gate_proj, x.clone()), project(&self.up_proj, x));
         project(&self.down_proj, inner)
     }
+}
+
+/// A module with its weights in another element type. Gradients flow through to the weights that it had.
+#[must_use]
+pub fn cast<B: Backend, M: Module<B>>(module: M, dtype: FloatDType) -> M {
+    struct Cast(FloatDType);
+    impl<B: Backend> ModuleMapper<B> for Cast {
+        fn map_float<const R: usize>(&mut self, param: Param<Tensor<B, R>>) -> Param<Tensor<B, R>> {
+            param.map(|weight| like(weight, self.0.into()))
+        }
+    }
+    module.map(&mut Cast(dtype))
+}
+
+/// A module with single precision in place of half: weights that can be trained.
+#[must_use]
+pub fn in_single<B: Backend, M: Module<B>>(module: M) -> M {
+    struct Single;
+    impl<B: Backend> ModuleMapper<B> for Single {
+        fn map_float<const R: usize>(&mut self, param: Param<Tensor<B, R>>) -> Param<Tensor<B, R>> {
+            param.map(single)
+        }
+    }
+    module.map(&mut Single)
 }

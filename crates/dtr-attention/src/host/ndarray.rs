@@ -1,11 +1,13 @@
 //! Memory of the backend ndarray.
 
-use burn::backend::NdArray;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::ndarray::{NdArrayTensor, SharedArray};
+use burn::backend::{Autodiff, NdArray};
 use burn::tensor::Shape;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use super::Host;
+use crate::backend::MixerBackend;
 
 impl Host for NdArray {
     /// An array that is contiguous in some order of its axes, the last one last.
@@ -42,3 +44,8 @@ impl Host for NdArray {
         data.iter().map(|&x| i64::from(x)).collect()
     }
 }
+
+/// In double precision every operation is its definition: the reference that devices are compared with.
+impl MixerBackend for NdArray<f64> {}
+
+impl<C: CheckpointStrategy> MixerBackend for Autodiff<NdArray<f64>, C> {}

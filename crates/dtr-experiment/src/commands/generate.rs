@@ -6,13 +6,13 @@ use std::path::Path;
 use clap::Args;
 use dtr_attention::TrainBackend;
 use dtr_experiment::Error;
-use dtr_experiment::schema::Device;
+use dtr_experiment::schema::Compute;
 use dtr_models::chat::Conversation;
 use dtr_models::generate::{Batch, Finish, Progress, Sampling, Sequence, TextStream};
 use dtr_models::{ChatTemplate, Tokenizer, checkpoint};
 use serde_json::json;
 
-use crate::backend::{Work, default_device, dispatch};
+use dtr_experiment::backend::{Work, dispatch};
 
 /// Arguments of `dtr generate`.
 #[derive(Args)]
@@ -59,14 +59,14 @@ struct Row<'a> {
 }
 
 /// `dtr generate`.
-pub fn generate(model: &Path, device: Option<Device>, arguments: &GenerateArgs) -> Result<(), Error> {
-    struct GenerateWork<'a>(&'a Path, &'a GenerateArgs);
+pub fn generate(model: &Path, compute: Compute, arguments: &GenerateArgs) -> Result<(), Error> {
+    struct GenerateWork<'a>(&'a Path, Compute, &'a GenerateArgs);
     impl Work for GenerateWork<'_> {
         type Output = Result<(), Error>;
 
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
-            let Self(directory, arguments) = self;
-            let (config, model) = checkpoint::load::<B::InnerBackend>(directory, &device)?;
+            let Self(directory, compute, arguments) = self;
+            let (config, model) = checkpoint::load_in::<B::InnerBackend>(directory, compute.dtype.into(), &device)?;
             let tokenizer = Tokenizer::load(directory, config.vocabulary)?;
             let prompts = prompts(directory, &tokenizer, arguments)?;
             let &GenerateArgs { temperature, top_k, top_p, repetition_penalty, seed, max_new_tokens, .. } = arguments;
@@ -105,7 +105,7 @@ pub fn generate(model: &Path, device: Option<Device>, arguments: &GenerateArgs) 
         }
     }
 
-    dispatch(device.map_or_else(default_device, Ok)?, GenerateWork(model, arguments))?
+    dispatch(compute, GenerateWork(model, compute, arguments))?
 }
 
 /// The prompts as tokens.

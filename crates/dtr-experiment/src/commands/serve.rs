@@ -7,11 +7,11 @@ use std::sync::Arc;
 use clap::Args;
 use dtr_attention::TrainBackend;
 use dtr_experiment::Error;
-use dtr_experiment::schema::Device;
+use dtr_experiment::schema::Compute;
 use dtr_models::{ChatTemplate, Tokenizer, checkpoint};
 use dtr_serve::{Engine, Limits, Served, router};
 
-use crate::backend::{Work, default_device, dispatch};
+use dtr_experiment::backend::{Work, dispatch};
 
 /// Tokens of a sequence where neither the model nor the command says.
 const DEFAULT_TOKENS: usize = 4096;
@@ -43,14 +43,14 @@ pub struct ServeArgs {
 }
 
 /// `dtr serve`.
-pub fn serve(model: &Path, device: Option<Device>, arguments: &ServeArgs) -> Result<(), Error> {
-    struct ServeWork<'a>(&'a Path, &'a ServeArgs);
+pub fn serve(model: &Path, compute: Compute, arguments: &ServeArgs) -> Result<(), Error> {
+    struct ServeWork<'a>(&'a Path, Compute, &'a ServeArgs);
     impl Work for ServeWork<'_> {
         type Output = Result<(), Error>;
 
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
-            let Self(directory, arguments) = self;
-            let (config, model) = checkpoint::load::<B::InnerBackend>(directory, &device)?;
+            let Self(directory, compute, arguments) = self;
+            let (config, model) = checkpoint::load_in::<B::InnerBackend>(directory, compute.dtype.into(), &device)?;
             let limits = Limits {
                 body_bytes: arguments.max_body_bytes,
                 tokens: arguments.max_tokens.or(config.max_positions).unwrap_or(DEFAULT_TOKENS),
@@ -81,5 +81,5 @@ pub fn serve(model: &Path, device: Option<Device>, arguments: &ServeArgs) -> Res
         }
     }
 
-    dispatch(device.map_or_else(default_device, Ok)?, ServeWork(model, arguments))?
+    dispatch(compute, ServeWork(model, compute, arguments))?
 }

@@ -1,6 +1,61 @@
-//! The grammar of devices: `flex | ndarray | wgpu[:n] | vulkan[:n] | metal[:n] | cuda[:n] | rocm[:n]`.
+//! The grammar of devices: `flex | ndarray | wgpu[:n] | vulkan[:n] | metal[:n] | cuda[:n] | rocm[:n]`; and what they compute in.
 
 use std::{fmt, str::FromStr};
+
+use burn::tensor::FloatDType;
+use serde::{Deserialize, Serialize};
+
+/// Element type of weights and hidden states. Sums that have to be exact (norms, softmax, recurrent states, losses) and weights that are
+/// being trained are in single precision whatever it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision.
+    F16,
+    /// The upper half of single precision: its range with 8 bits of mantissa.
+    Bf16,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+
+    /// What an experiment calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Whether it is the one that experiments have where they say nothing.
+    pub(super) fn is_single(&self) -> bool {
+        *self == Self::F32
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name).join(", ");
+        Self::ALL.into_iter().find(|precision| precision.name() == text).ok_or_else(|| format!("expected one of {names}"))
+    }
+}
+
+impl From<Precision> for FloatDType {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Bf16 => Self::BF16,
+        }
+    }
+}
 
 /// What an experiment computes on; the number picks one of several such devices, none means the default one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,12 +76,33 @@ pub enum Device {
     Rocm(Option<usize>),
 }
 
+/// Where an experiment computes, and in what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Compute {
+    /// The device.
+    pub device: Device,
+    /// Element type of weights and hidden states.
+    pub dtype: Precision,
+}
+
+impl fmt::Display for Compute {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.dtype {
+            Precision::F32 => write!(formatter, "{}", self.device),
+            dtype => write!(formatter, "{} in {}", self.device, dtype.name()),
+        }
+    }
+}
+
 /// The text is not of the grammar; `Display` gives the grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("one of flex, ndarray, wgpu, vulkan, metal, cuda, rocm; all but the first two may name one of several as in cuda:1")]
 pub struct UnknownDevice;
 
 impl Device {
+    /// All backends, under the names of their cargo features.
+    pub const BACKENDS: [&str; 7] = ["flex", "ndarray", "wgpu", "vulkan", "metal", "cuda", "rocm"];
+
     /// Name of the cargo feature that this device needs.
     pub fn feature(self) -> &'static str {
         match self {

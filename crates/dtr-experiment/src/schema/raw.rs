@@ -10,6 +10,8 @@ use dtr_eval::task::{JsonLinesConfig, TextConfig};
 use dtr_search::{Acceptance, Floor, Racing, Signal, Strategy};
 use serde::{Deserialize, Serialize};
 
+use super::device::Precision;
+
 /// The whole file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -17,6 +19,8 @@ pub(super) struct RawExperiment {
     pub name: String,
     pub seed: u64,
     pub device: String,
+    #[serde(default, skip_serializing_if = "Precision::is_single")]
+    pub dtype: Precision,
     pub parent: RawParent,
     pub operators: Vec<Operator>,
     pub distill: Distill,

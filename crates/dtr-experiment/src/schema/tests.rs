@@ -56,7 +56,7 @@ fn check_override(key: &str, value: &str, parts: &[&str]) {
 fn quickstart_is_valid() {
     let experiment = quickstart(&[]);
     assert_eq!(experiment.name(), "quickstart");
-    assert_eq!(experiment.device(), Device::Flex);
+    assert_eq!(experiment.compute().device, Device::Flex);
     assert_eq!(experiment.operators(), [Operator::GatedDelta { convolution: 4, rotary: false }]);
     assert_eq!(experiment.search().tasks, ["phonebook", "snippet-origin"]);
     assert_eq!(experiment.tasks()["rust-text"].kind.name(), "rust-text");
@@ -114,7 +114,7 @@ fn overrides_replace_and_add() {
         ("name", "a"),
         ("name", "b"),
     ]);
-    assert_eq!(experiment.device(), Device::Cuda(Some(1)));
+    assert_eq!(experiment.compute().device, Device::Cuda(Some(1)));
     assert_eq!(experiment.distill().tokens, 3000);
     assert_eq!(experiment.distill().mixture, BTreeMap::from([("rust-text".to_owned(), 1.0)]));
     let TaskKind::Phonebook(phonebook) = &experiment.tasks()["phonebook"].kind else { panic!() };

@@ -338,7 +338,7 @@ fn student_key<B: Backend>(experiment: &Experiment, parent: &Parent<B>, texts: &
         None => texts.corpora[name].1.clone(),
     };
     let mixture: Vec<_> = distill.mixture.keys().map(|name| (name, text(name))).collect();
-    key(&(&parent.identity, experiment.seed(), experiment.device().to_string(), &distill, mixture, operator))
+    key(&(&parent.identity, experiment.seed(), experiment.compute().to_string(), &distill, mixture, operator))
 }
 
 /// The rows of one batch: each from a task or corpus drawn by its weight.

@@ -130,7 +130,7 @@ impl Run<'_> {
         done: &mut dyn FnMut(),
     ) -> Vec<Speed> {
         let settings = self.experiment.efficiency();
-        let memory = self.memory.filter(|_| self.experiment.device().is_host());
+        let memory = self.memory.filter(|_| self.experiment.compute().device.is_host());
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); models.len()];
         let mut working: Vec<Option<usize>> = vec![None; models.len()];
         for repetition in 0..settings.repetitions {

@@ -14,7 +14,7 @@ use super::objective::finite;
 use super::prepare::{identity, task_key, tasks};
 use crate::error::Error;
 use crate::run_dir::{Units, lock};
-use crate::schema::{Task, key};
+use crate::schema::{Compute, Task, key};
 use crate::{atomic, terminal};
 
 /// Between two times that results are stored, at least.
@@ -31,8 +31,8 @@ pub struct Evaluation {
     pub split: Split,
     /// Where the results of each question are kept, if anywhere.
     pub out: Option<PathBuf>,
-    /// Device as it is written.
-    pub device: String,
+    /// Where and in what it is computed.
+    pub compute: Compute,
     /// No progress on the terminal.
     pub quiet: bool,
 }
@@ -79,7 +79,7 @@ struct Line {
 /// # Errors
 /// If the model or a task cannot be read, a task has no examples, or the results stored are of something else.
 pub fn evaluate<B: MixerBackend>(evaluation: &Evaluation, device: &B::Device) -> Result<Vec<Evaluated>, Error> {
-    let (config, model) = checkpoint::load::<B>(&evaluation.model, device)?;
+    let (config, model) = checkpoint::load_in::<B>(&evaluation.model, evaluation.compute.dtype.into(), device)?;
     let made = tasks(&evaluation.tasks, &Reader::load(&evaluation.model, &config)?)?;
     let _lock = match &evaluation.out {
         Some(out) => {
@@ -98,7 +98,7 @@ pub fn evaluate<B: MixerBackend>(evaluation: &Evaluation, device: &B::Device) ->
         if questions.is_empty() {
             return Err(Error::NoExamples { task: name.clone(), split });
         }
-        let depends_on = key(&(&model_key, task_key(&task.kind, made), split, count, &evaluation.device));
+        let depends_on = key(&(&model_key, task_key(&task.kind, made), split, count, evaluation.compute.to_string()));
         let store = evaluation.out.as_ref().map(|out| Store::open(out, name, depends_on)).transpose()?;
         let lines = answers(&model, &questions, &made.metric(), store.as_ref(), (name, evaluation.quiet), device)?;
         let found = Evaluated {

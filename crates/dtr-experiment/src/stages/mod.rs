@@ -117,7 +117,7 @@ pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: 
     let mut run = Run { experiment, operators, directory, log, progress, command, memory };
     run.log.emit(Event::Started {
         experiment: experiment.name().into(),
-        device: experiment.device().to_string(),
+        device: experiment.compute().to_string(),
         seed: experiment.seed(),
     })?;
     run.log.emit(Event::Parent {

@@ -70,7 +70,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         let parts = parts(count);
         let choosing = parts.first().map_or(count, |part| part.end);
         let scorer = Scorer::new(&questions, &parts, task.metric(), (&parent.model, &path(&base, 0)), CACHE_BYTES, device);
-        let identity = (&parent.identity, name, task_key(&sizes.kind, task), count, &parts, experiment.device().to_string());
+        let identity = (&parent.identity, name, task_key(&sizes.kind, task), count, &parts, experiment.compute().to_string());
         Ok(Self {
             key: key(&identity),
             experiment,

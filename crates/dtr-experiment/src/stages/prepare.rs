@@ -9,6 +9,7 @@ use dtr_attention::MixerBackend;
 use dtr_eval::corpus::Sources;
 use dtr_eval::task::{JsonLines, Phonebook, RustText, SnippetOrigin, Text};
 use dtr_eval::{EvalError, Files, Question, Reader, Split, random};
+use dtr_models::layers::cast;
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, checkpoint};
 use dtr_search::{Layout, Operator};
 use sha2::{Digest, Sha256};
@@ -32,13 +33,13 @@ impl<B: Backend> Parent<B> {
         self.model.num_params()
     }
 
-    /// The parent with other mixers, and the configuration that says so. No weights are copied.
+    /// The parent with other mixers, and the configuration that says so. In single precision no weights are copied.
     pub fn hybrid(&self, layout: &Layout, bank: &Bank<B>) -> (DecoderConfig, Decoder<B>) {
         let (mut config, mut model) = (self.config.clone(), self.model.clone());
         for (layer, &operator) in layout.operators().iter().enumerate() {
             if let Some((mixer_config, mixer)) = bank.mixers.get(&(layer, operator)) {
                 config.mixers[layer] = mixer_config.clone();
-                model.layers[layer].mixer = mixer.clone();
+                model.layers[layer].mixer = cast(mixer.clone(), self.model.dtype());
             }
         }
         (config, model)
@@ -108,7 +109,7 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
 
 pub(super) fn parent<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Result<Parent<B>, Error> {
     let directory = experiment.parent().to_path_buf();
-    let (config, model) = checkpoint::load::<B>(&directory, device)?;
+    let (config, model) = checkpoint::load_in::<B>(&directory, experiment.compute().dtype.into(), device)?;
     if let Some(layer) = config.mixers.iter().position(|mixer| !matches!(mixer, MixerConfig::Softmax { .. })) {
         return Err(Error::NotAParent { directory, layer, layout: config.layout() });
     }

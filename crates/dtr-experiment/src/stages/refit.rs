@@ -121,7 +121,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         let unit = format!("search/{}/recovery.json", self.task);
         let key = key(&(&bank.identity, layout, settings, self.experiment.seed(), self.experiment.distill()));
         if self.directory.load_unit::<usize>(&unit, &key)?.is_some() {
-            return Ok(checkpoint::load::<B::InnerBackend>(&directory, device)?.1);
+            return Ok(checkpoint::load_in::<B::InnerBackend>(&directory, self.experiment.compute().dtype.into(), device)?.1);
         }
         let steps = self.steps(settings.tokens);
         let recovery = Recovery {

@@ -8,11 +8,13 @@ mod write;
 use std::path::Path;
 
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use serde_json::Value;
 
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
 use crate::error::CheckpointError;
+use crate::layers::cast;
 
 pub use atomic::write as write_file;
 pub use read::load_module;
@@ -49,6 +51,18 @@ pub fn load<B: Backend>(directory: &Path, device: &B::Device) -> Result<(Decoder
     let ignored = |name: &str| name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
     let model = read::load(model, &files, &shown, ignored, device)?;
     Ok((config, model))
+}
+
+/// The same with weights in another element type.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_in<B: Backend>(
+    directory: &Path,
+    dtype: FloatDType,
+    device: &B::Device,
+) -> Result<(DecoderConfig, Decoder<B>), CheckpointError> {
+    load(directory, device).map(|(config, model)| (config, cast(model, dtype)))
 }
 
 /// Writes `model` into `directory`, with the companions (tokenizer and the like) of the model in `parent`.

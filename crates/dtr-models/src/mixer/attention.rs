@@ -85,7 +85,7 @@ fn behind_padding<B: Backend>(x: Tensor<B, 4>, length: usize) -> Tensor<B, 4> {
     if time == length {
         return x;
     }
-    Tensor::cat(vec![Tensor::zeros([batch, groups, length - time, width], &x.device()), x], 2)
+    Tensor::cat(vec![Tensor::zeros([batch, groups, length - time, width], (&x.device(), x.dtype())), x], 2)
 }
 
 /// Numbers of rows as a tensor.
@@ -99,7 +99,7 @@ fn write<B: Backend>(old: Tensor<B, 4>, used: usize, new: Tensor<B, 4>) -> Tenso
     let [batch, groups, room, width] = old.dims();
     let end = used + new.dims()[2];
     if end > room {
-        let spare = Tensor::zeros([batch, groups, GROWTH.max(used / 2), width], &old.device());
+        let spare = Tensor::zeros([batch, groups, GROWTH.max(used / 2), width], (&old.device(), old.dtype()));
         return Tensor::cat(vec![old.narrow(2, 0, used), new, spare], 2);
     }
     old.slice_assign([0..batch, 0..groups, used..end, 0..width], new)

@@ -7,6 +7,7 @@ use burn::module::{Initializer, Param};
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::activation::{sigmoid, softplus};
+use dtr_attention::precision::{like, single};
 use dtr_attention::rotary::rotate_half;
 use dtr_attention::softmax::merge_heads;
 use dtr_attention::{MixerBackend, convolution, gate, norm, recurrence};
@@ -86,7 +87,7 @@ impl<B: Backend> GatedDelta<B> {
         let device = self.a_log.device();
         let [channels, _, width] = self.conv1d.weight.dims();
         DeltaState {
-            convolution: Tensor::zeros([batch, width - 1, channels], &device),
+            convolution: Tensor::zeros([batch, width - 1, channels], (&device, self.conv1d.weight.val().dtype())),
             matrix: recurrence::empty_state([batch, self.heads, self.head_dim, self.head_dim], &device),
         }
     }
@@ -104,13 +105,16 @@ impl<B: MixerBackend> GatedDelta<B> {
         let heads = self.heads;
         let tokens = context.tokens.as_ref();
         let masked = |y: Tensor<B, 3>| match tokens {
-            Some(tokens) => y * tokens.clone().unsqueeze_dim(2),
+            Some(tokens) => {
+                let dtype = y.dtype();
+                y * like(tokens.clone(), dtype).unsqueeze_dim(2)
+            }
             None => y,
         };
         let z = project(&self.in_proj_z, x.clone());
-        let beta = masked(sigmoid(project(&self.in_proj_b, x.clone()))).swap_dims(1, 2);
-        let rate = softplus(project(&self.in_proj_a, x.clone()) + self.dt_bias.val().unsqueeze(), 1.0);
-        let g = masked(rate * self.a_log.val().exp().neg().unsqueeze()).swap_dims(1, 2);
+        let beta = masked(sigmoid(single(project(&self.in_proj_b, x.clone())))).swap_dims(1, 2);
+        let rate = softplus(single(project(&self.in_proj_a, x.clone())) + single(self.dt_bias.val()).unsqueeze(), 1.0);
+        let g = masked(rate * single(self.a_log.val()).exp().neg().unsqueeze()).swap_dims(1, 2);
 
         let mixed = masked(project(&self.in_proj_qkv, x));
         let [channels, _, width] = self.conv1d.weight.dims();

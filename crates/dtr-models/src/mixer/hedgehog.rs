@@ -2,6 +2,7 @@
 
 use burn::module::{Initializer, Param};
 use burn::prelude::*;
+use dtr_attention::precision::single;
 use dtr_attention::softmax::{merge_heads, repeat_heads};
 use dtr_attention::{MixerBackend, feature_map, linear};
 
@@ -61,8 +62,8 @@ impl<B: MixerBackend> Hedgehog<B> {
         let Projected { q, k, v } = self.projections.split(x, &context.rotary);
         // The maps stand in for exp(q k / sqrt(D)): each side takes half of the scale.
         let root = self.projections.scale().sqrt();
-        let q = feature_map::hedgehog(q.mul_scalar(root), self.q_map.val());
-        let k = feature_map::hedgehog(repeat_heads(k, self.projections.heads()).mul_scalar(root), self.k_map.val());
+        let q = feature_map::hedgehog(single(q).mul_scalar(root), single(self.q_map.val()));
+        let k = feature_map::hedgehog(single(repeat_heads(k, self.projections.heads())).mul_scalar(root), single(self.k_map.val()));
         let k = context.tokens.as_ref().map_or(k.clone(), |tokens| k * tokens.clone().unsqueeze_dims::<4>(&[1, 3]));
         Projected { q, k, v: repeat_heads(v, self.projections.heads()) }
     }
