@@ -50,39 +50,42 @@ impl<'a, B: TrainBackend> Suite<'a, B> {
     }
 
     /// Records what `work` gives, one entry a kind; a panic is recorded as what it says.
-    fn record<const N: usize>(&mut self, case: &str, kinds: [Kind; N], work: impl FnOnce(&B::Device, Precision) -> [Numbers; N]) {
+    fn record<const N: usize>(&mut self, case: &str, kinds: [Kind; N], work: impl Fn(&B::Device, Precision) -> [Numbers; N]) {
+        self.record_any(case, &kinds, &|device, dtype| work(device, dtype).to_vec());
+    }
+
+    /// The same, compiled once and not once a case.
+    fn record_any(&mut self, case: &str, kinds: &[Kind], work: &dyn Fn(&B::Device, Precision) -> Vec<Numbers>) {
         if !self.group.contains(self.only) && !case.contains(self.only) {
             return;
         }
         let began = Instant::now();
         let done = catch_unwind(AssertUnwindSafe(|| work(&self.device, self.dtype))).map_err(|panic| message(&*panic));
         let seconds = began.elapsed().as_secs_f64();
-        let numbers = match done {
-            Ok(numbers) => numbers.map(Ok),
-            Err(reason) => std::array::from_fn(|_| Err(reason.clone())),
-        };
-        for (kind, numbers) in kinds.into_iter().zip(numbers) {
+        for (index, &kind) in kinds.iter().enumerate() {
             let (group, case) = (self.group.to_owned(), case.to_owned());
+            let numbers = done.as_ref().map(|numbers| numbers[index].clone()).map_err(String::clone);
             self.outcomes.push(Outcome { group, case, kind, numbers, seconds });
         }
     }
 
     /// A function of tensors of these shapes: its values and all gradients of a weighted sum of them.
     fn differentiable(&mut self, case: &str, shapes: &[[usize; 4]], f: impl Fn(Inputs<B>) -> Tensor<B, 4>) {
-        self.record(case, [Kind::Value, Kind::Gradient], |device, dtype| {
+        let f: &dyn Fn(Inputs<B>) -> Tensor<B, 4> = &f;
+        self.record_any(case, &[Kind::Value, Kind::Gradient], &|device, dtype| {
             let leaf =
                 |(seed, shape): (usize, &[usize; 4])| in_precision(tensor::<B, 4>(seed as u64 + 1, *shape, device), dtype).require_grad();
             let leaves: Inputs<B> = shapes.iter().enumerate().map(leaf).collect();
-            let output = f(leaves.clone());
+            let output = single(f(leaves.clone()));
             let weights = tensor(99, output.dims(), device);
-            let gradients = (single(output.clone()) * weights).sum().backward();
-            let gradient = |leaf: &Tensor<B, 4>| leaf.grad(&gradients).map_or_else(Vec::new, |grad| values(grad));
-            [vec![values(output)], leaves.iter().map(gradient).collect()]
+            let gradients = (output.clone() * weights).sum().backward();
+            let gradient = |leaf: &Tensor<B, 4>| leaf.grad(&gradients).map_or_else(Vec::new, values);
+            vec![vec![values(output)], leaves.iter().map(gradient).collect()]
         });
     }
 
     /// Values alone.
-    fn value(&mut self, case: &str, f: impl FnOnce(&B::Device, Precision) -> Vec<f64>) {
+    fn value(&mut self, case: &str, f: impl Fn(&B::Device, Precision) -> Vec<f64>) {
         self.record(case, [Kind::Value], |device, dtype| [vec![f(device, dtype)]]);
     }
 }
