@@ -11,6 +11,7 @@ pub mod layers;
 
 pub mod chat;
 pub mod checkpoint;
+pub mod export;
 pub mod generate;
 mod python_json;
 pub mod tokenizer;

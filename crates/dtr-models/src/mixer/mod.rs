@@ -87,6 +87,18 @@ impl MixerConfig {
     }
 }
 
+impl std::fmt::Display for MixerConfig {
+    /// The name, and the settings that are not off: `gated-delta (convolution 4)`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())?;
+        let value = serde_json::to_value(self).unwrap_or_default();
+        let settings = value[self.name()].as_object().into_iter().flatten();
+        let told: Vec<_> =
+            settings.filter(|(_, value)| !value.is_null() && **value != false).map(|(key, value)| format!("{key} {value}")).collect();
+        if told.is_empty() { Ok(()) } else { write!(f, " ({})", told.join(", ")) }
+    }
+}
+
 /// An attention sublayer, full or linear.
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a model holds one a layer")]
