@@ -1,6 +1,7 @@
 //! Hugging Face directories in and out: every tensor accounted for, files complete or absent.
 
 mod atomic;
+mod header;
 mod names;
 mod read;
 mod tensors;
@@ -16,6 +17,7 @@ use crate::decoder::Decoder;
 use crate::error::CheckpointError;
 
 pub use atomic::write as write_file;
+pub use header::{Stored, stored};
 pub use read::load_module;
 pub use tensors::{HostTensor, Tensors};
 pub use write::{save_module, tensors};

@@ -51,6 +51,15 @@ impl Format {
         }
     }
 
+    /// What loads it.
+    pub fn loader(self) -> &'static str {
+        match self {
+            Self::Parent => "whatever loads the parent",
+            Self::Qwen35 | Self::Qwen3Next => "transformers 5, AutoModelForCausalLM (checked with 5.23)",
+            Self::Fla => "transformers 5 after `import fla` (checked with flash-linear-attention 0.6)",
+        }
+    }
+
     /// Whether the format has an exact form of a model.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Mixers: what stands in a layer's attention sublayer, with its parameters and its state.
 
 pub mod attention;
+mod footprint;
 pub mod gated_delta;
 pub mod hedgehog;
 pub mod linear_map;
@@ -12,6 +13,7 @@ use dtr_attention::MixerBackend;
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, KeyValues};
+pub use footprint::Footprint;
 pub use gated_delta::{DeltaState, GatedDelta};
 pub use hedgehog::Hedgehog;
 pub use linear_map::LinearMap;
