@@ -31,6 +31,10 @@ pub(super) fn check(config: &DecoderConfig) -> Result<(), Refusal> {
     if config.mlp_bias {
         return Err(Refusal::model("mlp_bias = true", "MLPs there have no biases; they would be lost"));
     }
+    if !config.mixers.contains(&MixerConfig::Softmax { window: None }) {
+        let reason = "transformers counts what it has read in its attention layers, and cannot generate without one";
+        return Err(Refusal::model(format!("layout {}", config.layout()), reason));
+    }
     Ok(())
 }
 
