@@ -8,7 +8,8 @@ padded left that goes on token by token. Greedy generation, where we wrote some,
 
 flash-linear-attention computes with Triton kernels; they run here in Triton's interpreter, on the CPU. Two things that need a GPU are replaced: the
 autotuner's stopwatch, which decides on speed alone, and the functions of the package flash_attn, by their documented definition. Its recurrent kernel
-is asked for, since the interpreter does not know all that the chunked one needs.
+is asked for, since the interpreter does not know all that the chunked one needs. With a cache it knows padding on the left alone (its positions would
+begin below 0), so padded batches are read without one, but for the last comparison.
 """
 import os, pathlib, sys
 
@@ -85,7 +86,7 @@ def differences(model, ours):
 
     for side in "left", "right":
         mask = ours[f"{side}_mask"]
-        logits = model(ours[f"{side}_ids"], attention_mask=mask).logits
+        logits = model(ours[f"{side}_ids"], attention_mask=mask, use_cache=False).logits
         yield f"padded {side}", (logits - ours[f"{side}_logits"])[mask.bool()]
 
     # Row 0 whole, row 1 with 20 tokens less and as much padding in front.

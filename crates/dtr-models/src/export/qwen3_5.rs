@@ -60,7 +60,7 @@ pub(super) fn convert(config: &DecoderConfig, weights: Tensors) -> (Value, Tenso
 pub(super) fn configuration(config: &DecoderConfig, model_type: &str, class: &str) -> Value {
     let attention = &config.attention;
     let kind = |mixer: &MixerConfig| if matches!(mixer, MixerConfig::GatedDelta { .. }) { "linear_attention" } else { "full_attention" };
-    published(
+    let mut json = published(
         config,
         json!({
             "model_type": model_type,
@@ -78,7 +78,19 @@ pub(super) fn configuration(config: &DecoderConfig, model_type: &str, class: &st
             "linear_key_head_dim": attention.head_dim,
             "linear_value_head_dim": attention.head_dim,
         }),
-    )
+    );
+    if let Some(interval) = interval(config) {
+        json["full_attention_interval"] = interval.into();
+    }
+    json
+}
+
+/// `n` where the last of every `n` layers attends and no other does. That is all a GGUF file can say of a layout; where it is true, llama.cpp's
+/// converter looks for it under this key.
+fn interval(config: &DecoderConfig) -> Option<usize> {
+    let attends = |layer: usize| matches!(config.mixers[layer], MixerConfig::Softmax { .. });
+    let interval = 1 + (0..config.layers()).find(|&layer| attends(layer))?;
+    (0..config.layers()).all(|layer| attends(layer) == (layer + 1).is_multiple_of(interval)).then_some(interval)
 }
 
 /// The one width for all layers: the widest. At least 2, since runtimes keep the last `width - 1` inputs.
