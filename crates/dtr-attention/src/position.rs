@@ -85,6 +85,11 @@ impl Positions {
         &self.index[row * length..(row + 1) * length]
     }
 
+    /// One past the last position of a token in row `row` of the batch; 0 if it has none.
+    pub fn end(&self, row: usize) -> usize {
+        self.row(row).iter().filter(|&&position| position != PADDING).max().map_or(0, |&position| position as usize + 1)
+    }
+
     /// Whether any row has padding.
     pub fn is_padded(&self) -> bool {
         self.index.contains(&PADDING)

@@ -62,6 +62,9 @@ struct Family {
     always_windowed: bool,
 }
 
+/// First layer with a window, where a configuration with windows does not say it: as in Qwen's own code.
+const MAX_WINDOW_LAYERS: u64 = 28;
+
 const FAMILIES: [Family; 4] = [
     Family { name: "llama", qkv_bias: None, output_bias: None, qk_norm: false, always_windowed: false },
     Family { name: "mistral", qkv_bias: Some(false), output_bias: Some(false), qk_norm: false, always_windowed: true },
@@ -196,10 +199,22 @@ fn refuse_unknown(config: &Value) -> Result<(), ConfigError> {
 /// Sliding window of the parent's own attention in one layer.
 fn window(config: &Value, family: &Family, layer: usize) -> Result<Option<usize>, ConfigError> {
     let Some(window) = optional_size(config, "sliding_window")? else { return Ok(None) };
+    let switched = flag(config, "use_sliding_window");
     if let Some(types) = config["layer_types"].as_array() {
         return match types.get(layer).and_then(Value::as_str) {
-            Some("full_attention") => Ok(None),
-            Some("sliding_attention") => Ok(Some(window)),
+            Some("full_attention") if !family.always_windowed => Ok(None),
+            Some("sliding_attention") if family.always_windowed || switched => Ok(Some(window)),
+            Some(found @ ("full_attention" | "sliding_attention")) => Err(ConfigError::Inconsistent {
+                what: format!(
+                    "layer_types[{layer}] is {found}, but with model_type {} {}",
+                    family.name,
+                    if family.always_windowed {
+                        "a sliding_window holds in every layer"
+                    } else {
+                        "and without use_sliding_window none does"
+                    }
+                ),
+            }),
             other => Err(ConfigError::Unsupported {
                 key: format!("layer_types[{layer}]"),
                 found: format!("{other:?}"),
@@ -207,7 +222,7 @@ fn window(config: &Value, family: &Family, layer: usize) -> Result<Option<usize>
             }),
         };
     }
-    let from = config["max_window_layers"].as_u64().unwrap_or(0) as usize;
-    let windowed = family.always_windowed || (flag(config, "use_sliding_window") && layer >= from);
+    let from = config["max_window_layers"].as_u64().unwrap_or(MAX_WINDOW_LAYERS) as usize;
+    let windowed = family.always_windowed || (switched && layer >= from);
     Ok(windowed.then_some(window))
 }
