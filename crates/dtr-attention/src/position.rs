@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::prelude::*;
 
 /// Position given to padding. Larger than that of any token, so that a causal mask hides padding by itself.
-const PADDING: i32 = 1 << 30;
+pub const PADDING: i32 = 1 << 30;
 
 /// Which earlier keys a query sees. It always sees itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

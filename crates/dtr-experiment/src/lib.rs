@@ -10,6 +10,7 @@ pub mod explain;
 pub mod log;
 pub mod run_dir;
 
+mod hub;
 pub mod stages;
 
 pub mod report;

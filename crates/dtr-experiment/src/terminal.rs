@@ -1,5 +1,6 @@
 //! What a person sees in the terminal: progress while it runs, tables when it is done.
 
+mod planned;
 mod tables;
 
 use std::io::IsTerminal;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+pub use planned::plan;
 pub(crate) use tables::confirmed;
 pub use tables::{comparison, distilled, study, summary};
 

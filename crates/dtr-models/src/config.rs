@@ -62,6 +62,8 @@ struct Family {
     always_windowed: bool,
 }
 
+/// Layers beyond this are a mistake that would only show when memory runs out.
+const MOST_LAYERS: usize = 4096;
 /// First layer with a window, where a configuration with windows does not say it: as in Qwen's own code.
 const MAX_WINDOW_LAYERS: u64 = 28;
 
@@ -96,6 +98,13 @@ impl DecoderConfig {
         let hidden = size(config, "hidden_size")?;
         let heads = size(config, "num_attention_heads")?;
         let layers = size(config, "num_hidden_layers")?;
+        if layers > MOST_LAYERS {
+            return Err(ConfigError::Unsupported {
+                key: "num_hidden_layers".into(),
+                found: layers.to_string(),
+                expected: format!("at most {MOST_LAYERS}"),
+            });
+        }
         let kv_heads = optional_size(config, "num_key_value_heads")?.unwrap_or(heads);
         let attention = AttentionShape {
             hidden,
@@ -172,8 +181,13 @@ fn optional_size(config: &Value, key: &'static str) -> Result<Option<usize>, Con
     match &config[key] {
         Value::Null => Ok(None),
         value => match value.as_u64() {
-            Some(number) if number > 0 => Ok(Some(number as usize)),
-            _ => Err(ConfigError::Unsupported { key: key.into(), found: value.to_string(), expected: "a positive whole number".into() }),
+            // No product of two of them overflows.
+            Some(number) if number > 0 && number <= u64::from(u32::MAX) => Ok(Some(number as usize)),
+            _ => Err(ConfigError::Unsupported {
+                key: key.into(),
+                found: value.to_string(),
+                expected: "a positive whole number below 2^32".into(),
+            }),
         },
     }
 }
