@@ -21,6 +21,10 @@ const FLOAT: usize = 4;
 const BESIDE_PRODUCTS: f64 = 2.0;
 /// Tensors of the width of all heads that a backward pass of a student holds, about.
 const HELD_BY_STUDENT: usize = 30;
+/// Tensors of that width that a linear mixer holds of a prompt it reads, about.
+const HELD_BY_LINEAR: usize = 20;
+/// Tokens of a batch of questions, about.
+const SCORED: usize = 4096;
 /// Tensors of the width of the residual stream that a pass of a block holds, about, beside three of the MLP's.
 const HELD_BY_BLOCK: usize = 6;
 /// Rows of a product that is measured, at most: more are no faster.
@@ -66,7 +70,7 @@ pub struct Memory {
     pub optimiser: usize,
     /// What passes of parent and students hold while students train.
     pub training: usize,
-    /// Hidden states that layouts share in a search.
+    /// Hidden states that layouts share in a search, and a pass over a batch.
     pub shared: usize,
     /// Keys and values, and what a pass holds, at the longest context that is measured.
     pub longest: usize,
@@ -187,6 +191,8 @@ impl Shapes {
     fn memory(&self, experiment: &Experiment, questions: &[Asked]) -> Memory {
         let (distill, threads) = (experiment.distill(), rayon::current_num_threads().min(self.layers));
         let pass = FLOAT * (HELD_BY_BLOCK * self.hidden + 3 * self.intermediate);
+        // Of one token, in a model with linear mixers and in one that keeps keys and values.
+        let (linear, full) = (pass + FLOAT * HELD_BY_LINEAR * self.heads, pass + FLOAT * self.layers * self.key_values);
         let batch = distill.rows * distill.length;
         let longest = experiment.efficiency().contexts.iter().copied().max().unwrap_or(0);
         let most = questions.iter().map(|asked| asked.validation.max(asked.test)).max().unwrap_or(0);
@@ -196,8 +202,8 @@ impl Shapes {
             // Two moments of every weight, gradients of as many students as there are threads.
             optimiser: FLOAT * (2 * self.students + self.students / self.layers * threads),
             training: batch * (pass + threads * FLOAT * HELD_BY_STUDENT * self.heads),
-            shared: (FLOAT * most * self.hidden * self.layers).min(super::objective::CACHE_BYTES),
-            longest: longest * (pass + FLOAT * self.layers * self.key_values),
+            shared: SCORED * linear + (FLOAT * most * self.hidden * self.layers * self.evaluations).min(super::objective::CACHE_BYTES),
+            longest: longest * linear.max(full),
         }
     }
 
@@ -211,7 +217,9 @@ impl Shapes {
         // A backward pass has twice the products of a forward pass.
         let trained = self.tokens as f64 * (self.pass(length / 2.0) + 3.0 * self.students as f64);
         // What stands in front of a swapped layer is not computed again: half of the layers, on average.
-        let scored = |asked: &Asked| (self.evaluations * asked.validation) as f64 / 2.0 + 3.0 * asked.test as f64;
+        // Tested are the parent, what the search ends with, and the baselines.
+        let tested = 5 + experiment.search().random_layouts;
+        let scored = |asked: &Asked| (self.evaluations * asked.validation) as f64 / 2.0 + (tested * asked.test) as f64;
         let searched: f64 = questions.iter().map(scored).sum::<f64>() * self.pass(length / 2.0);
         let settings = experiment.efficiency();
         let models = (2 + experiment.operators().len()) as f64;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::schema::Experiment;
 use crate::stages::Plan;
-use crate::words::{bytes, count, duration};
+use crate::words::{bytes, duration};
 
 /// What a run will do, need and take.
 pub fn plan(experiment: &Experiment, plan: &Plan) -> String {
@@ -34,6 +34,6 @@ pub fn plan(experiment: &Experiment, plan: &Plan) -> String {
     line("time", format!("about {}, searches at most", duration(seconds.distill + seconds.search + seconds.efficiency)));
     let parts = [("distillation", seconds.distill), ("search", seconds.search), ("speed", seconds.efficiency)];
     line("", parts.map(|(name, seconds)| format!("{name} {}", duration(seconds))).join(", "));
-    line("", format!("at {} multiply-adds a second in products of its shape, measured now", count(plan.products_per_second)));
+    line("", format!("at {:.1} G multiply-adds a second in products of its shape, measured now", plan.products_per_second / 1e9));
     text
 }

@@ -47,7 +47,7 @@ struct Loader<'a, B: Backend> {
 
 impl<B: Backend> Loader<'_, B> {
     fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Result<Tensor<B, D>, CheckpointError> {
-        let stored = self.stock.remove(&self.path.name()).expect("all that is needed is there");
+        let stored = self.stock.get(&self.path.name()).cloned().expect("all that is needed is there");
         let number = Number::of(stored.dtype).expect("a type that weights are read from");
         let (rows, columns) = (stored.shape[0], stored.shape[1..].iter().product());
         let layout = if self.path.is_transposed() { Layout::Transposed } else { Layout::AsStored };
