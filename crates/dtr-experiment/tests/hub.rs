@@ -198,20 +198,15 @@ fn what_is_not_there_is_said() {
 /// All text below a directory that has the token in it.
 fn betrayed(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().map(|entry| entry.expect("an entry").path());
-    entries
-        .flat_map(|path| match path.is_dir() {
-            true => betrayed(&path),
-            false => {
-                let bytes = std::fs::read(&path).unwrap_or_default();
-                bytes
-                    .windows(TOKEN.len())
-                    .any(|window| window == TOKEN.as_bytes())
-                    .then(|| path.display().to_string())
-                    .into_iter()
-                    .collect()
-            }
-        })
-        .collect()
+    let found = |path: std::path::PathBuf| {
+        if path.is_dir() {
+            return betrayed(&path);
+        }
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        let there = bytes.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes());
+        there.then(|| path.display().to_string()).into_iter().collect()
+    };
+    entries.flat_map(found).collect()
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn prefix<'a, B: MixerBackend>(
         }
         (session, read) = (restored, rows.remove(0));
         for (index, prompt) in prompts.iter().enumerate() {
-            if let Some(at) = (0..=read.len()).find(|&at| prompt.get(at).is_none() || (at < read.len() && prompt[at] != read[at])) {
+            if let Some(at) = (0..=read.len()).find(|&at| at >= prompt.len() || (at < read.len() && prompt[at] != read[at])) {
                 let reason = format!("prompt {} differs from its {} tokens at token {}", index + 1, read.len(), at + 1);
                 return Err(refused(reason).into());
             }
