@@ -244,3 +244,66 @@ proptest! {
         prop_assert_eq!(shown, whole.split("er").next().expect("a part"));
     }
 }
+
+#[test]
+fn a_saved_session_goes_on_as_if_there_had_been_no_break() {
+    let (model, device) = (mixed(), Default::default());
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state.safetensors");
+    let mut read: Vec<Vec<u32>> = [37, 5, 12].iter().map(|&count| (0..count).map(|i| (i * 31 + count) % 2000).collect()).collect();
+    let (mut session, _) = Session::start(&model, &read, &device);
+    for step in 0..4 {
+        let tokens = [step, step + 100, step + 200];
+        session.step(&tokens);
+        read.iter_mut().zip(tokens).for_each(|(row, token)| row.push(token));
+    }
+    session.save(&path, "this model", &read).expect("saved");
+    let (mut restored, known) = Session::restore(&model, &path, "this model", &device).expect("restored");
+    assert_eq!(known, read);
+    assert_eq!(restored.cache_bytes(), session.cache_bytes());
+    for step in 0..20 {
+        let tokens = [3 * step + 1, step + 50, 900 - step];
+        let (found, expected) = (restored.step(&tokens).into_data(), session.step(&tokens).into_data());
+        assert_eq!(found, expected, "step {step}");
+    }
+
+    let refused = |key: &str, part: &str| {
+        let error = Session::restore(&model, &path, key, &device).err().expect("refused").to_string();
+        assert!(error.contains("state.safetensors") && error.contains(part), "{part:?} is missing in: {error}");
+    };
+    refused("another model", "it is of another model");
+    let whole = std::fs::read(&path).expect("bytes");
+    for (at, part) in [(whole.len() / 2, "checksum"), (whole.len() - 1, "checksum"), (12, "damaged")] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).expect("written");
+        refused("this model", part);
+    }
+    std::fs::write(&path, &whole[..whole.len() - 10]).expect("written");
+    refused("this model", "damaged or cut off");
+}
+
+#[test]
+fn prompts_behind_a_saved_prefix_generate_what_they_generate_alone() {
+    let (_, parent, _) = parent();
+    let device = Default::default();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state.safetensors");
+    for model in [parent, mixed()] {
+        let prefix: Vec<u32> = (0..30).map(|i| i * 17 % 1900 + 20).collect();
+        let prompts: Vec<Vec<u32>> = [1, 9, 4].iter().map(|&more| (0..30 + more).map(|i| i * 17 % 1900 + 20).collect()).collect();
+        let alone = generate(&model, &prompts, 24, Sampling::GREEDY, &[], &device, |_| {});
+        let (session, _) = Session::start(&model, std::slice::from_ref(&prefix), &device);
+        session.save(&path, "key", std::slice::from_ref(&prefix)).expect("saved");
+        let (session, known) = Session::restore(&model, &path, "key", &device).expect("restored");
+        assert_eq!(known, [prefix]);
+        let mut batch = Batch::behind(session, 30, &model, &device);
+        let mut found = vec![Vec::new(); prompts.len()];
+        let mut progress = batch.admit(prompts.into_iter().map(|prompt| Sequence::new(prompt, 24)).enumerate().collect());
+        while !progress.is_empty() {
+            progress.iter().for_each(|step| found[step.key].extend(step.token));
+            progress = batch.step();
+        }
+        assert_eq!(found, alone);
+    }
+}

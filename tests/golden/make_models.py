@@ -12,8 +12,16 @@ expected.safetensors:
     padded_{left,right}_ids    int64 [2, 40]       row 0 as above; row 1: its first 27 tokens and 13 times the token 0
     padded_{left,right}_mask   int64 [2, 40]       1 token, 0 padding
     padded_{left,right}_logits f32   [2, 40, V]    zero where the mask is 0
+
+models/grid/<family>_<rope>/: every family with every kind of rotary embedding, smaller still; the other settings are drawn by the case's name.
+
+expected.safetensors there, all logits with weights as in the file and arithmetic in f32:
+    ids                        int64 [2, 30]       longer than max_position_embeddings, where that matters
+    logits                     f32   [2, 30, V]
+    decoded                    f32   [2, 30 - P, V] P tokens read at once, then one at a time: the logits after each of these
+    prompt                     int64 [1]           P
 """
-import json, pathlib, shutil, zlib
+import json, pathlib, random, shutil, zlib
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -102,3 +110,81 @@ def write(name, config_class, settings):
 
 for name, (config_class, settings) in CASES.items():
     write(name, config_class, settings)
+
+SHORT = dict(max_position_embeddings=16)
+YARN = dict(factor=4.0, original_max_position_embeddings=12)
+ROPES = {
+    "default": rope(),
+    "linear": rope("linear", factor=3.0),
+    "dynamic": SHORT | rope("dynamic", 100.0, factor=4.0),
+    "llama3": rope("llama3", 500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=24),
+    "yarn": rope("yarn", **YARN),
+    "yarn_mscale": rope("yarn", **YARN, mscale=0.9, mscale_all_dim=0.4),
+    "yarn_mscale_alone": rope("yarn", **YARN, mscale=0.9),
+    "yarn_attention": rope("yarn", 2000.0, **YARN, attention_factor=0.8, beta_fast=6, beta_slow=0.5),
+    "yarn_untruncated": SHORT | rope("yarn", 2000.0, factor=2.5, truncate=False, beta_fast=4, beta_slow=0.25),
+}
+FAMILIES = dict(llama=LlamaConfig, mistral=MistralConfig, qwen2=Qwen2Config, qwen3=Qwen3Config)
+DTYPES = dict(f32=torch.float32, f16=torch.float16, bf16=torch.bfloat16)
+TINY = dict(vocab_size=11, hidden_size=16, intermediate_size=12, num_hidden_layers=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=None)
+LENGTH = 30
+
+
+def drawn(family, rope, draw):
+    """Settings of one case, and how its files are written."""
+    heads, kv_heads = draw.choice([(4, 4), (4, 2), (4, 1), (2, 1), (6, 3)])
+    head_dim = draw.choice([6, 8, 10] + [None] * (16 % heads == 0))
+    settings = TINY | dict(num_attention_heads=heads, num_key_value_heads=kv_heads, tie_word_embeddings=draw.random() < 0.4)
+    settings |= dict(head_dim=head_dim or 16 // heads)
+    if heads == 6:
+        settings |= dict(hidden_size=18)
+    biased, windowed = draw.random() < 0.5, draw.random() < 0.5
+    if family == "llama":
+        settings |= dict(attention_bias=biased, mlp_bias=draw.random() < 0.5)
+    if family == "qwen3":
+        settings |= dict(attention_bias=biased)
+    if family == "mistral":
+        settings |= dict(sliding_window=7 if windowed else None)
+    if family.startswith("qwen") and windowed:
+        kinds = ["sliding_attention", "full_attention"]
+        settings |= dict(use_sliding_window=True, sliding_window=7, layer_types=draw.sample(kinds, 2))
+    files = dict(dtype=draw.choice(list(DTYPES)), shards=draw.random() < 0.25, older=draw.random() < 0.3)
+    return settings | rope, files
+
+
+@torch.no_grad()
+def decoded(directory, ids, prompt):
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    output, logits = model(ids[:, :prompt], use_cache=True), []
+    for column in range(prompt, LENGTH):
+        output = model(ids[:, column:column + 1], past_key_values=output.past_key_values, use_cache=True)
+        logits.append(output.logits)
+    return torch.cat(logits, 1)
+
+
+@torch.no_grad()
+def write_grid(family, kind):
+    name = f"{family}_{kind}"
+    settings, files = drawn(family, ROPES[kind], random.Random(name))
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    directory = OUT / "grid" / name
+    model = AutoModelForCausalLM.from_config(FAMILIES[family](**settings))
+    randomise(model, generator)
+    model.to(DTYPES[files["dtype"]]).save_pretrained(directory, max_shard_size="4KB" if files["shards"] else "1GB")
+    (directory / "generation_config.json").unlink()
+    if files["older"]:
+        older_config(directory / "config.json")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    ids = torch.randint(1, TINY["vocab_size"], (2, LENGTH), generator=generator)
+    prompt = 9 if zlib.crc32(name.encode()) % 2 else 20
+    tensors = dict(ids=ids, logits=model(ids).logits, decoded=decoded(directory, ids, prompt), prompt=torch.tensor([prompt]))
+    save_file({k: v.contiguous() for k, v in tensors.items()}, directory / "expected.safetensors")
+    shown = {k: v for k, v in settings.items() if k not in TINY and k != "rope_parameters"}
+    apart = (tensors["decoded"] - tensors["logits"][:, prompt:]).abs().max()
+    print(f"{name:25} decoding differs from one pass by {apart:.0e}", shown, files)
+
+
+shutil.rmtree(OUT / "grid", ignore_errors=True)
+for family in FAMILIES:
+    for kind in ROPES:
+        write_grid(family, kind)

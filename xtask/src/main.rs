@@ -37,16 +37,16 @@ fn start(arguments: &[String]) -> Result<ExitCode> {
     let Some((command, rest)) = arguments.split_first() else { bail!("no command given\n\n{HELP}") };
     match command.as_str() {
         "run" | "distill" | "check" => {
-            let backend = backend(rest)?;
-            launch(&build(&[backend.as_str()])?, arguments)
+            let Needs { backend, hub } = needs(rest)?;
+            launch(&build(&[backend.as_str()], hub)?, arguments)
         }
         "devices" => {
             let (named, rest) = option(rest, "--backends");
             let backends = backends(named.as_deref().unwrap_or("flex"))?;
-            launch(&build(&backends)?, &[&["devices".to_owned()], &rest[..]].concat())
+            launch(&build(&backends, false)?, &[&["devices".to_owned()], &rest[..]].concat())
         }
         "portability" => portability(rest),
-        "report" | "trace" | "study" => launch(&build(&["flex"])?, arguments),
+        "report" | "trace" | "study" => launch(&build(&["flex"], false)?, arguments),
         "ci" => launch(&workspace().join(".ci/run"), &[]),
         "golden" => golden(),
         "bench" => {
@@ -64,12 +64,21 @@ fn start(arguments: &[String]) -> Result<ExitCode> {
     }
 }
 
-/// Backend of the experiment: of `--device` or `--set device=..`, the last of which counts, else of the file.
+/// Features that an experiment needs.
+#[derive(Debug, PartialEq)]
+struct Needs {
+    backend: String,
+    /// Whether the parent is on a hub of models.
+    hub: bool,
+}
+
+/// Needs of the experiment: of `--device` and `--set`, the last of which counts, else of the file.
 ///
 /// What is wrong with the file is for `dtr` to tell: it knows the place. Here it only must not stop the build.
-fn backend(arguments: &[String]) -> Result<String> {
+fn needs(arguments: &[String]) -> Result<Needs> {
     let mut file = None;
     let mut device = None;
+    let mut parent = None;
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let (name, inline) = argument.split_once('=').map_or((argument.as_str(), None), |(name, value)| (name, Some(value)));
@@ -78,6 +87,7 @@ fn backend(arguments: &[String]) -> Result<String> {
             "--set" => {
                 let pair = inline.or_else(|| rest.next().map(String::as_str)).unwrap_or("");
                 device = pair.strip_prefix("device=").map(|value| value.trim_matches('"').to_owned()).or(device);
+                parent = pair.strip_prefix("parent").map(|rest| rest.contains("hub")).or(parent);
             }
             "--runs" => {
                 rest.next();
@@ -87,12 +97,11 @@ fn backend(arguments: &[String]) -> Result<String> {
         }
     }
     let file = file.context("no experiment given: name a TOML file, such as configs/quickstart.toml")?;
-    let device = device.or_else(|| {
-        let text = std::fs::read_to_string(file).ok()?;
-        text.parse::<toml::Table>().ok()?.get("device")?.as_str().map(str::to_owned)
-    });
+    let table = std::fs::read_to_string(file).ok().and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
+    let device = device.or_else(|| table.get("device")?.as_str().map(str::to_owned));
     let name = device.as_deref().unwrap_or("flex").split(':').next().unwrap_or("flex");
-    Ok(if BACKENDS.contains(&name) { name } else { "flex" }.to_owned())
+    let hub = parent.unwrap_or_else(|| table.get("parent").is_some_and(|parent| parent.get("hub").is_some()));
+    Ok(Needs { backend: if BACKENDS.contains(&name) { name } else { "flex" }.to_owned(), hub })
 }
 
 /// The value of an option, and the arguments without it.
@@ -145,11 +154,14 @@ fn cargo(arguments: &[&str], backends: &[&str]) -> Command {
     cargo
 }
 
-/// Builds `dtr` for some backends and leaves it at `target/release/dtr`.
+/// Builds `dtr` for some backends, with access to a hub of models where that is needed, and leaves it at `target/release/dtr`.
 ///
 /// The default profile is the optimised one that the tests use: one set of compiled dependencies serves both.
-fn build(backends: &[&str]) -> Result<PathBuf> {
+fn build(backends: &[&str], hub: bool) -> Result<PathBuf> {
     let mut cargo = cargo(&["build", "--package", "dtr-experiment", "--bin", "dtr"], backends);
+    if hub {
+        cargo.args(["--features", "hub"]);
+    }
     if !cargo.status().context("could not run cargo")?.success() {
         bail!("dtr could not be built with the backend {}", backends.join(", "));
     }
@@ -209,23 +221,27 @@ fn workspace() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{backend, backends, option};
+    use super::{Needs, backends, needs, option};
 
-    fn check(arguments: &str, expected: &str) {
+    fn check(arguments: &str, backend: &str, hub: bool) {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-        assert_eq!(backend(&arguments).expect("a backend"), expected, "{arguments:?}");
+        assert_eq!(needs(&arguments).expect("needs"), Needs { backend: backend.into(), hub }, "{arguments:?}");
     }
 
     #[test]
-    fn the_backend_is_that_of_the_device() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/quickstart.toml");
-        check(file, "flex");
-        check(&format!("{file} --device cuda:1"), "cuda");
-        check(&format!("--set seed=3 --device=wgpu {file} --runs elsewhere"), "wgpu");
-        check(&format!("{file} --set device=ndarray"), "ndarray");
-        check(&format!("{file} --device abacus"), "flex");
-        check("missing.toml", "flex");
-        assert!(backend(&[]).is_err());
+    fn needs_are_those_of_device_and_parent() {
+        let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs");
+        let (file, on_hub) = (format!("{configs}/quickstart.toml"), format!("{configs}/qwen2.5-1.5b-tasks.toml"));
+        check(&file, "flex", false);
+        check(&format!("{file} --device cuda:1"), "cuda", false);
+        check(&format!("--set seed=3 --device=wgpu {file} --runs elsewhere"), "wgpu", false);
+        check(&format!("{file} --set device=ndarray"), "ndarray", false);
+        check(&format!("{file} --device abacus"), "flex", false);
+        check(&format!("{on_hub} --device cuda"), "cuda", true);
+        check(&format!("{on_hub} --device flex --set parent={{path=\"somewhere\"}}"), "flex", false);
+        check(&format!("{file} --set parent={{hub=\"a/b\",revision=\"main\"}}"), "flex", true);
+        check("missing.toml", "flex", false);
+        assert!(needs(&[]).is_err());
     }
 
     #[test]

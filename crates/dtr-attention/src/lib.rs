@@ -49,4 +49,4 @@ mod cubecl;
 mod host;
 
 pub use backend::{FusedBackend, MixerBackend, TrainBackend};
-pub use position::{Positions, Span};
+pub use position::{PADDING, Positions, Span};

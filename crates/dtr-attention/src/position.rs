@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::prelude::*;
 
 /// Position given to padding. Larger than that of any token, so that a causal mask hides padding by itself.
-const PADDING: i32 = 1 << 30;
+pub const PADDING: i32 = 1 << 30;
 
 /// Which earlier keys a query sees. It always sees itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,11 @@ impl Positions {
     pub fn row(&self, row: usize) -> &[i32] {
         let (row, length) = (if self.rows == 1 { 0 } else { row }, self.length());
         &self.index[row * length..(row + 1) * length]
+    }
+
+    /// One past the last position of a token in row `row` of the batch; 0 if it has none.
+    pub fn end(&self, row: usize) -> usize {
+        self.row(row).iter().filter(|&&position| position != PADDING).max().map_or(0, |&position| position as usize + 1)
     }
 
     /// Whether any row has padding.

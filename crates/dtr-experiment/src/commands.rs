@@ -101,14 +101,7 @@ pub fn check(file: &Path, overrides: &[(String, String)]) -> Result<(), Error> {
 
     let experiment = Experiment::load(file, overrides)?;
     let plan = dispatch(experiment.compute(), CheckWork(&experiment))??;
-    println!("experiment   {} on {}, seed {}", experiment.name(), experiment.compute(), experiment.seed());
-    println!("parent       {}, {} parameters", plan.parent, plan.parameters);
-    println!("distillation {} students, {} tokens", plan.students, plan.tokens);
-    for name in &experiment.search().tasks {
-        let task = &experiment.tasks()[name];
-        println!("search       {name}: at most {} layouts on {} examples, tested on {}", plan.evaluations, task.validation, task.test);
-    }
-    println!("memory       about {:.1} GB", plan.memory_bytes as f64 / 1e9);
+    print!("{}", terminal::plan(&experiment, &plan));
     Ok(())
 }
 

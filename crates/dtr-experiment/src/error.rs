@@ -103,6 +103,30 @@ pub enum Error {
         source: Box<dtr_eval::EvalError>,
     },
 
+    /// A parent by its name on a hub, and no hub in this build.
+    #[error("the parent {repository} is on a hub of models, and this dtr was built without access to one")]
+    #[diagnostic(help(
+        "run `cargo xtask run`, which builds what the experiment needs, or build with `--features hub`; or download the model and name its directory as parent.path"
+    ))]
+    NoHub {
+        /// The repository.
+        repository: String,
+    },
+
+    /// Something cannot be had from a hub.
+    #[error("{repository} at {revision}: {reason}")]
+    #[diagnostic(help("{remedy}"))]
+    Hub {
+        /// The repository.
+        repository: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// What went wrong, never with the token in it.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+
     /// Students cannot be trained.
     #[error(transparent)]
     Distill(#[from] dtr_distill::DistillError),
@@ -261,6 +285,19 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+
+    /// One file for the states of several prompts.
+    #[error("a state of {prompts} prompts cannot be saved in one file")]
+    #[diagnostic(help("give one --prompt with --save-state: what several prompts begin with"))]
+    SeveralStates {
+        /// How many there are.
+        prompts: usize,
+    },
+
+    /// A prompt of one token has nothing in front of it that could be saved.
+    #[error("the prompt has one token, and all but the last are saved")]
+    #[diagnostic(help("give a longer --prompt with --save-state"))]
+    EmptyState,
 
     /// There is nothing to continue.
     #[error("the prompt has no tokens")]

@@ -11,6 +11,7 @@ pub mod log;
 pub mod run_dir;
 
 pub mod backend;
+mod hub;
 pub mod stages;
 
 pub mod report;

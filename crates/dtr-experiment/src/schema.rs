@@ -34,13 +34,27 @@ pub struct Experiment {
     name: String,
     seed: u64,
     compute: Compute,
-    parent: PathBuf,
+    parent: Parent,
     operators: Vec<Operator>,
     distill: Distill,
     tasks: BTreeMap<String, Task>,
     corpora: BTreeMap<String, Corpus>,
     search: Search,
     efficiency: Efficiency,
+}
+
+/// Where the model that an experiment begins with is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parent {
+    /// In a directory, absolute and canonical.
+    Directory(PathBuf),
+    /// In a repository of a hub of models.
+    Hub {
+        /// `owner/name`.
+        repository: String,
+        /// Branch, tag or commit.
+        revision: String,
+    },
 }
 
 /// Something a model is to do, with the size of the splits it is judged on.
@@ -119,7 +133,7 @@ impl Experiment {
         checker.efficiency(&raw.efficiency)?;
         Ok(Self {
             compute: Compute { device: checker.device(&raw.device)?, dtype: raw.dtype },
-            parent: checker.parent(&raw.parent.path, directory)?,
+            parent: checker.parent(raw.parent, directory)?,
             name: raw.name,
             seed: raw.seed,
             operators: raw.operators,
@@ -146,8 +160,8 @@ impl Experiment {
         self.compute
     }
 
-    /// Directory of the parent model, absolute and canonical.
-    pub fn parent(&self) -> &Path {
+    /// Where the parent model is found.
+    pub fn parent(&self) -> &Parent {
         &self.parent
     }
 
@@ -186,25 +200,26 @@ impl Experiment {
     /// # Panics
     /// Never: TOML can hold every validated experiment.
     pub fn to_toml(&self) -> String {
-        toml::to_string(&self.raw(self.parent.clone())).expect("a validated experiment is representable as TOML")
+        toml::to_string(&self.raw(RawParent::from(self.parent.clone()))).expect("a validated experiment is representable as TOML")
     }
 
     /// Eight hexadecimal digits that name this experiment. Of the parent's path, only the last part counts, so that
     /// machines agree on it.
     pub fn hash(&self) -> String {
-        let parent = self.parent.file_name().unwrap_or_default();
-        let mut hash = key(&self.raw(parent.into()));
+        let mut parent = RawParent::from(self.parent.clone());
+        parent.path = parent.path.map(|path| path.file_name().unwrap_or_default().into());
+        let mut hash = key(&self.raw(parent));
         hash.truncate(8);
         hash
     }
 
-    fn raw(&self, parent: PathBuf) -> RawExperiment {
+    fn raw(&self, parent: RawParent) -> RawExperiment {
         RawExperiment {
             name: self.name.clone(),
             seed: self.seed,
             device: self.compute.device.to_string(),
             dtype: self.compute.dtype,
-            parent: RawParent { path: parent },
+            parent,
             operators: self.operators.clone(),
             distill: self.distill.clone(),
             tasks: self.tasks.iter().map(|(name, task)| (name.clone(), RawTask::from(task))).collect(),
@@ -228,6 +243,15 @@ pub fn load_tasks(path: &Path) -> Result<BTreeMap<String, Task>, Error> {
     }
     let raw: RawTasks = document.raw()?;
     Checker(&document).tasks(raw.tasks, path.parent().unwrap_or(Path::new("")))
+}
+
+impl From<Parent> for RawParent {
+    fn from(parent: Parent) -> Self {
+        match parent {
+            Parent::Directory(path) => Self { path: Some(path), hub: None, revision: None },
+            Parent::Hub { repository, revision } => Self { path: None, hub: Some(repository), revision: Some(revision) },
+        }
+    }
 }
 
 impl From<&Task> for RawTask {

@@ -1,6 +1,7 @@
 //! What a person sees in the terminal: progress while it runs, tables when it is done.
 
 mod devices;
+mod planned;
 mod tables;
 
 use std::io::IsTerminal;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use devices::devices;
+pub use planned::plan;
 pub(crate) use tables::confirmed;
 pub use tables::{comparison, distilled, study, summary};
 

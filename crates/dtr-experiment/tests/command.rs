@@ -251,6 +251,55 @@ fn a_plan_is_checked_without_work() {
     }
 }
 
+/// The published configurations of two parents, and how many weights their files have.
+const PUBLISHED: [(&str, &str, u64); 2] = [
+    (
+        "qwen2.5-1.5b-tasks",
+        r#"{"model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+            "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": true, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+            "max_position_embeddings": 131072, "use_sliding_window": false, "sliding_window": 131072, "max_window_layers": 28}"#,
+        1_543_714_304,
+    ),
+    (
+        "llama-3.2-3b-tasks",
+        r#"{"model_type": "llama", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+            "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "tie_word_embeddings": true, "rms_norm_eps": 1e-5,
+            "rope_theta": 5e5, "max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 32.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}"#,
+        3_212_749_824,
+    ),
+];
+
+#[test]
+fn a_plan_needs_the_configuration_alone() {
+    for (name, json, parameters) in PUBLISHED {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("config.json"), json).expect("written");
+        let parent = format!("parent={{ path = \"{}\" }}", directory.path().display());
+        let file = format!("configs/{name}.toml");
+        let output = succeeds(&mut dtr(&["check", &file, "--device", "flex", "--set", &parent]));
+        let text = String::from_utf8_lossy(&output.stdout);
+        let parameters = format!("28 layers, {parameters} parameters");
+        for part in [&parameters, "its weights are not here", "its tokenizer is not here", "28 students", "memory", "GiB", "time"] {
+            assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+        // The weights of another model beside it are seen without being read.
+        let weights = workspace().join("assets/models/tiny-qwen3/model.safetensors");
+        std::fs::copy(weights, directory.path().join("model.safetensors")).expect("copied");
+        fails(&mut dtr(&["check", &file, "--device", "flex", "--set", &parent]), &["model.embed_tokens.weight", "has shape [2048, 128]"]);
+    }
+}
+
+#[cfg(not(feature = "hub"))]
+#[test]
+fn a_parent_on_a_hub_needs_a_build_with_access_to_one() {
+    let set = "parent={ hub = \"someone/tiny\", revision = \"main\" }";
+    fails(
+        &mut dtr(&["check", "configs/quickstart.toml", "--set", set]),
+        &["someone/tiny is on a hub", "--features hub", "cargo xtask run"],
+    );
+}
+
 #[test]
 fn a_run_in_half_precision_keeps_half_as_much_and_finds_its_way() {
     let runs = tempfile::tempdir().expect("a directory");
@@ -395,6 +444,9 @@ fn bad_input_gets_one_clear_error() {
     check("dtype=f8", &["f8", "f32", "bf16"]);
     check("device=cuda", &["\"cuda\" is not built in", "--features cuda"]);
     check("parent.path=nowhere", &["nowhere"]);
+    check("parent.hub=someone/tiny", &["`parent` must be either `path`, or `hub` and `revision`", "found path, hub"]);
+    check("parent={ hub = \"../tiny\", revision = \"main\" }", &["`parent.hub` must be a repository"]);
+    check("parent={ hub = \"someone/tiny\", revision = \"a/../../b\" }", &["`parent.revision` must be a branch"]);
     check("tasks.phonebook.phonebook.entries=5000", &["5000", "4096"]);
     let mqar = "tasks.dense={ validation = 1, test = 1, mqar = { tokens = 64, pairs = 4, vocabulary = 5000, power = 1.0 } }";
     check(mqar, &["task dense", "`vocabulary` must be at most", "found 5000"]);

@@ -34,6 +34,43 @@ fn several_prompts_are_continued_together() {
 }
 
 #[test]
+fn a_saved_state_is_gone_on_from() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (state, longer) = (path("state.safetensors"), path("longer.safetensors"));
+    let prompt = format!("{BOOK}Alice Baker: ");
+    let asked = ["--prompt", &prompt, "--max-new-tokens", "12"];
+    let plain = generate(&asked);
+    assert_eq!(generate(&[&asked[..], &["--save-state", &state]].concat()), plain);
+    assert_eq!(generate(&[&asked[..], &["--load-state", &state]].concat()), plain);
+
+    let further = format!("{prompt}4821\n");
+    let asked = ["--prompt", &further, "--max-new-tokens", "12"];
+    let plain = generate(&asked);
+    assert_eq!(generate(&[&asked[..], &["--load-state", &state, "--save-state", &longer]].concat()), plain);
+    assert_eq!(generate(&[&asked[..], &["--load-state", &longer]].concat()), plain);
+
+    let refused = |arguments: &[&str], parts: &[&str]| fails(dtr(&["generate", "--model", MODEL]).args(arguments), parts);
+    refused(&["--prompt", BOOK, "--load-state", &state], &["state.safetensors cannot be continued", "prompt 1 differs"]);
+    refused(&["--prompt", "fn main", "--load-state", &state], &["prompt 1 differs from its", "tokens at token 1"]);
+    refused(&["--prompt", "a", "--prompt", "b", "--save-state", &longer], &["a state of 2 prompts", "one --prompt"]);
+    refused(&["--prompt", BOOK, "--load-state", "nowhere"], &["could not read nowhere"]);
+    let other = directory.path().join("other");
+    std::fs::create_dir(&other).expect("created");
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(support::workspace().join(MODEL).join(name), other.join(name)).expect("copied");
+    }
+    let config = other.join("config.json");
+    let text = std::fs::read_to_string(&config).expect("text");
+    std::fs::write(&config, format!("{text} ")).expect("written");
+    let other = other.display().to_string();
+    fails(&mut dtr(&["generate", "--model", &other, "--prompt", &prompt, "--load-state", &state]), &["it is of another model"]);
+    let bytes = std::fs::read(&state).expect("bytes");
+    std::fs::write(&state, &bytes[..bytes.len() / 2]).expect("written");
+    refused(&["--prompt", &prompt, "--load-state", &state], &["state.safetensors is damaged or cut off"]);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     for (arguments, part) in [
         (&["--temperature", "NaN"][..], "temperature must be"),

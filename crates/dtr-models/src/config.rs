@@ -62,6 +62,11 @@ struct Family {
     always_windowed: bool,
 }
 
+/// Layers beyond this are a mistake that would only show when memory runs out.
+const MOST_LAYERS: usize = 4096;
+/// First layer with a window, where a configuration with windows does not say it: as in Qwen's own code.
+const MAX_WINDOW_LAYERS: u64 = 28;
+
 const FAMILIES: [Family; 4] = [
     Family { name: "llama", qkv_bias: None, output_bias: None, qk_norm: false, always_windowed: false },
     Family { name: "mistral", qkv_bias: Some(false), output_bias: Some(false), qk_norm: false, always_windowed: true },
@@ -93,6 +98,13 @@ impl DecoderConfig {
         let hidden = size(config, "hidden_size")?;
         let heads = size(config, "num_attention_heads")?;
         let layers = size(config, "num_hidden_layers")?;
+        if layers > MOST_LAYERS {
+            return Err(ConfigError::Unsupported {
+                key: "num_hidden_layers".into(),
+                found: layers.to_string(),
+                expected: format!("at most {MOST_LAYERS}"),
+            });
+        }
         let kv_heads = optional_size(config, "num_key_value_heads")?.unwrap_or(heads);
         let attention = AttentionShape {
             hidden,
@@ -174,8 +186,13 @@ fn optional_size(config: &Value, key: &'static str) -> Result<Option<usize>, Con
     match &config[key] {
         Value::Null => Ok(None),
         value => match value.as_u64() {
-            Some(number) if number > 0 => Ok(Some(number as usize)),
-            _ => Err(ConfigError::Unsupported { key: key.into(), found: value.to_string(), expected: "a positive whole number".into() }),
+            // No product of two of them overflows.
+            Some(number) if number > 0 && number <= u64::from(u32::MAX) => Ok(Some(number as usize)),
+            _ => Err(ConfigError::Unsupported {
+                key: key.into(),
+                found: value.to_string(),
+                expected: "a positive whole number below 2^32".into(),
+            }),
         },
     }
 }
@@ -201,10 +218,22 @@ fn refuse_unknown(config: &Value) -> Result<(), ConfigError> {
 /// Sliding window of the parent's own attention in one layer.
 fn window(config: &Value, family: &Family, layer: usize) -> Result<Option<usize>, ConfigError> {
     let Some(window) = optional_size(config, "sliding_window")? else { return Ok(None) };
+    let switched = flag(config, "use_sliding_window");
     if let Some(types) = config["layer_types"].as_array() {
         return match types.get(layer).and_then(Value::as_str) {
-            Some("full_attention") => Ok(None),
-            Some("sliding_attention") => Ok(Some(window)),
+            Some("full_attention") if !family.always_windowed => Ok(None),
+            Some("sliding_attention") if family.always_windowed || switched => Ok(Some(window)),
+            Some(found @ ("full_attention" | "sliding_attention")) => Err(ConfigError::Inconsistent {
+                what: format!(
+                    "layer_types[{layer}] is {found}, but with model_type {} {}",
+                    family.name,
+                    if family.always_windowed {
+                        "a sliding_window holds in every layer"
+                    } else {
+                        "and without use_sliding_window none does"
+                    }
+                ),
+            }),
             other => Err(ConfigError::Unsupported {
                 key: format!("layer_types[{layer}]"),
                 found: format!("{other:?}"),
@@ -212,7 +241,7 @@ fn window(config: &Value, family: &Family, layer: usize) -> Result<Option<usize>
             }),
         };
     }
-    let from = config["max_window_layers"].as_u64().unwrap_or(0) as usize;
-    let windowed = family.always_windowed || (flag(config, "use_sliding_window") && layer >= from);
+    let from = config["max_window_layers"].as_u64().unwrap_or(MAX_WINDOW_LAYERS) as usize;
+    let windowed = family.always_windowed || (switched && layer >= from);
     Ok(windowed.then_some(window))
 }

@@ -75,6 +75,24 @@ pub enum CheckpointError {
         /// What the reader says.
         reason: String,
     },
+    /// An index that is none, that leads out of its directory, or that does not agree with its shards.
+    #[error("{} {reason}. Expected the index that was saved with these shards; copy or download the whole directory again", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Weights as a pickle.
+    #[error(
+        "{} is a pickle, which is never read: reading one runs whatever stands in it. Expected model.safetensors; where you trust the file, convert it: \
+         python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('DIR').save_pretrained('OUT', safe_serialization=True)\"",
+        path.display()
+    )]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
     /// Weights the model needs and the file lacks, and the other way round.
     #[error("{} does not match its configuration: {} missing ({}), {} unexpected ({}). Use the config.json that belongs to these weights", path.display(), missing.len(), list(missing), extra.len(), list(extra))]
     Tensors {
@@ -106,6 +124,14 @@ pub enum CheckpointError {
         name: String,
         /// Type in the file.
         found: String,
+    },
+    /// A saved state that is damaged, or of something else.
+    #[error("{} cannot be continued: {reason}. Save the state anew", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The tokenizer cannot be used.
     #[error("{}: {reason}", path.display())]

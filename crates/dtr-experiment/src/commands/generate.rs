@@ -1,15 +1,15 @@
 //! `dtr generate`: prompts continued together, one of them shown as it grows.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use dtr_attention::TrainBackend;
-use dtr_experiment::Error;
+use dtr_attention::{MixerBackend, TrainBackend};
 use dtr_experiment::schema::Compute;
+use dtr_experiment::{Error, stages, words};
 use dtr_models::chat::Conversation;
-use dtr_models::generate::{Batch, Finish, Progress, Sampling, Sequence, TextStream};
-use dtr_models::{ChatTemplate, Tokenizer, checkpoint};
+use dtr_models::generate::{Batch, Finish, Progress, Sampling, Sequence, Session, TextStream};
+use dtr_models::{ChatTemplate, CheckpointError, Decoder, Tokenizer, checkpoint};
 use serde_json::json;
 
 use dtr_experiment::backend::{Work, dispatch};
@@ -44,6 +44,12 @@ pub struct GenerateArgs {
     /// End in front of this text; may be given several times.
     #[arg(long = "stop", value_name = "TEXT")]
     stops: Vec<String>,
+    /// Write what the model remembers of the prompt, all but its last token, into this file.
+    #[arg(long, value_name = "FILE")]
+    save_state: Option<PathBuf>,
+    /// Go on from a file of --save-state: the prompts begin as that one did, and this beginning is not read again.
+    #[arg(long, value_name = "FILE")]
+    load_state: Option<PathBuf>,
     /// One JSON object a prompt and line in place of text.
     #[arg(long)]
     json: bool,
@@ -84,7 +90,10 @@ pub fn generate(model: &Path, compute: Compute, arguments: &GenerateArgs) -> Res
             };
             let mut rows: Vec<Row> = prompts.iter().map(|_| row()).collect();
             let shown = !arguments.json && rows.len() == 1;
-            let mut batch = Batch::new(&model, &device);
+            let mut batch = match prefix(directory, &model, &prompts, arguments, &device)? {
+                Some((session, length)) => Batch::behind(session, length, &model, &device),
+                None => Batch::new(&model, &device),
+            };
             let mut progress = batch.admit(prompts.into_iter().enumerate().map(sequence).collect());
             while !progress.is_empty() {
                 let cache_bytes = batch.cache_bytes();
@@ -101,11 +110,57 @@ pub fn generate(model: &Path, compute: Compute, arguments: &GenerateArgs) -> Res
                 progress = batch.step();
             }
             print(&rows, arguments.json);
+            let held = rows.iter().map(|row| row.cache_bytes).max().unwrap_or(0);
+            eprintln!("caches and states: {}", words::bytes(held as f64));
             Ok(())
         }
     }
 
     dispatch(compute, GenerateWork(model, compute, arguments))?
+}
+
+/// What the prompts begin with and need not be read again: loaded, or read and saved here. With the number of its tokens.
+fn prefix<'a, B: MixerBackend>(
+    directory: &Path,
+    model: &'a Decoder<B>,
+    prompts: &[Vec<u32>],
+    arguments: &GenerateArgs,
+    device: &B::Device,
+) -> Result<Option<(Session<'a, B>, usize)>, Error> {
+    let GenerateArgs { save_state, load_state, .. } = arguments;
+    if save_state.is_none() && load_state.is_none() {
+        return Ok(None);
+    }
+    let key = stages::identity(directory)?;
+    let mut read = Vec::new();
+    let mut session = Session::empty(model, 1, device);
+    if let Some(path) = load_state {
+        let refused = |reason: String| CheckpointError::State { path: path.clone(), reason };
+        let (restored, mut rows) = Session::restore(model, path, &key, device)?;
+        if rows.len() != 1 {
+            return Err(refused(format!("it has {} rows, expected one", rows.len())).into());
+        }
+        (session, read) = (restored, rows.remove(0));
+        for (index, prompt) in prompts.iter().enumerate() {
+            if let Some(at) = (0..=read.len()).find(|&at| at >= prompt.len() || (at < read.len() && prompt[at] != read[at])) {
+                let reason = format!("prompt {} differs from its {} tokens at token {}", index + 1, read.len(), at + 1);
+                return Err(refused(reason).into());
+            }
+        }
+    }
+    if let Some(path) = save_state {
+        let [prompt] = prompts else { return Err(Error::SeveralStates { prompts: prompts.len() }) };
+        let known = &prompt[..prompt.len() - 1];
+        if known.is_empty() {
+            return Err(Error::EmptyState);
+        }
+        if known.len() > read.len() {
+            session.read(&[known[read.len()..].to_vec()]);
+        }
+        session.save(path, &key, &[known.to_vec()])?;
+        read = known.to_vec();
+    }
+    Ok(Some((session, read.len())))
 }
 
 /// The prompts as tokens.

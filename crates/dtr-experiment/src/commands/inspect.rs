@@ -27,7 +27,7 @@ struct Group {
 /// All that is told of a model.
 struct Inspected {
     config: DecoderConfig,
-    stored: Vec<Stored>,
+    stored: BTreeMap<String, Stored>,
     groups: Vec<Group>,
     formats: Vec<(Format, Result<(), Refusal>)>,
 }
@@ -69,13 +69,13 @@ fn groups<B: TrainBackend>(config: &DecoderConfig, device: &B::Device) -> Vec<Gr
 
 impl Inspected {
     fn parameters(&self) -> usize {
-        self.stored.iter().map(|weight| weight.shape.iter().product::<usize>()).sum()
+        self.stored.values().map(|weight| weight.shape.iter().product::<usize>()).sum()
     }
 
     /// Parameters by type.
     fn types(&self) -> BTreeMap<String, usize> {
         let mut types = BTreeMap::new();
-        for weight in &self.stored {
+        for weight in self.stored.values() {
             *types.entry(weight.dtype.to_string()).or_default() += weight.shape.iter().product::<usize>();
         }
         types

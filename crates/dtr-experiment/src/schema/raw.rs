@@ -31,11 +31,16 @@ pub(super) struct RawExperiment {
     pub efficiency: Efficiency,
 }
 
-/// The table `parent`.
+/// The table `parent`: a path, or a name on a hub with its revision.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawParent {
-    pub path: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
 }
 
 /// A file of tasks alone.

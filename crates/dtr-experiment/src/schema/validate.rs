@@ -11,8 +11,9 @@ use dtr_eval::{Format, task::Synthetic};
 use dtr_search::{Acceptance, Racing, Signal};
 
 use super::{
-    Corpus, Device, Distill, Efficiency, Goal, Limit, Operator, Search, Task, TaskKind, Trained, UnknownDevice, document::Document,
-    raw::RawTask,
+    Corpus, Device, Distill, Efficiency, Goal, Limit, Operator, Parent, Search, Task, TaskKind, Trained, UnknownDevice,
+    document::Document,
+    raw::{RawParent, RawTask},
 };
 use crate::error::Error;
 
@@ -88,8 +89,36 @@ impl Checker<'_> {
         })
     }
 
-    /// The parent's directory, canonical, from a path relative to `directory`.
-    pub(super) fn parent(&self, path: &Path, directory: &Path) -> Result<PathBuf, Error> {
+    /// The parent: one of a directory, from a path relative to `directory`, and a name on a hub.
+    pub(super) fn parent(&self, raw: RawParent, directory: &Path) -> Result<Parent, Error> {
+        match raw {
+            RawParent { path: Some(path), hub: None, revision: None } => self.parent_directory(&path, directory),
+            RawParent { path: None, hub: Some(repository), revision: Some(revision) } => {
+                self.hub_name(&["parent", "hub"], &repository, 1, "a repository such as \"Qwen/Qwen2.5-1.5B\"")?;
+                self.hub_name(&["parent", "revision"], &revision, 3, "a branch, a tag or a commit, such as \"main\"")?;
+                Ok(Parent::Hub { repository, revision })
+            }
+            RawParent { path, hub, revision } => {
+                let keys = [("path", path.is_some()), ("hub", hub.is_some()), ("revision", revision.is_some())];
+                let found = keys.iter().filter(|(_, there)| *there).map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
+                let expected = "either `path`, or `hub` and `revision`".to_owned();
+                Err(self.0.invalid(&["parent"], expected, found, "name the parent in one of the two ways".to_owned()))
+            }
+        }
+    }
+
+    /// A name that becomes a part of addresses and of paths in the cache.
+    fn hub_name(&self, key: &[&str], name: &str, slashes: usize, expected: &str) -> Result<(), Error> {
+        let part = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+                && !part.contains("..")
+        };
+        let right = name.len() <= 200 && name.matches('/').count() <= slashes && name.split('/').all(part);
+        self.require(right, key, expected, &format_args!("{name:?}"), "write it as the hub's page shows it")
+    }
+
+    fn parent_directory(&self, path: &Path, directory: &Path) -> Result<Parent, Error> {
         let joined = directory.join(path);
         let canonical = joined.canonicalize().unwrap_or_default();
         self.require(
@@ -99,7 +128,7 @@ impl Checker<'_> {
             &format_args!("no directory {}", joined.display()),
             "correct the path, or put the model there",
         )?;
-        Ok(canonical)
+        Ok(Parent::Directory(canonical))
     }
 
     pub(super) fn operators(&self, operators: &[Operator]) -> Result<(), Error> {

@@ -283,7 +283,7 @@ pub struct Distilled {
 /// The first thing that goes wrong; what was trained until then is kept and found again.
 pub fn distill<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<Vec<Distilled>, Error> {
     let parent = super::prepare::parent::<B::InnerBackend>(experiment, device)?;
-    let texts = super::prepare::texts(experiment, &parent)?;
+    let texts = super::prepare::texts(experiment, &parent.reader, parent.config.vocabulary)?;
     let (operators, progress) = (super::prepare::operators(experiment), terminal::Progress::new(options.quiet));
     let making = Making::<B> { experiment, parent: &parent, texts: &texts, operators: &operators, runs: &options.runs, progress, device };
     let shelves = making.shelves(&mut |_| Ok(()))?;

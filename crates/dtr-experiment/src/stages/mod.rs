@@ -6,6 +6,7 @@ mod efficiency;
 mod evaluate;
 mod export;
 mod objective;
+mod plan;
 mod prepare;
 mod refit;
 mod replay;
@@ -36,7 +37,8 @@ use objective::Banks;
 
 pub use distill::{Distilled, distill};
 pub use evaluate::{Evaluated, Evaluation, evaluate};
-pub use prepare::{Plan, plan};
+pub use plan::{Memory as PlannedMemory, Plan, Seconds, plan};
+pub use prepare::identity;
 pub use replay::replay;
 pub use study::{Recording, Row, Study, study};
 
@@ -103,7 +105,7 @@ impl<B: Backend> Found<B> {
 pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<(PathBuf, Report), Error> {
     let began = Instant::now();
     let parent = prepare::parent::<B::InnerBackend>(experiment, device)?;
-    let texts = prepare::texts(experiment, &parent)?;
+    let texts = prepare::texts(experiment, &parent.reader, parent.config.vocabulary)?;
     let directory = RunDir::open(&options.runs, experiment)?;
     let (mut log, _) = EventLog::open(directory.events())?;
     log.listen(page(directory.report_html(), options.command.clone()));

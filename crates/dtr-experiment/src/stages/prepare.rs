@@ -1,4 +1,4 @@
-//! Everything that can be refused before any work: the parent, its tokenizer, the tasks; and the plan of a run.
+//! Everything that can be refused before any work: the parent, its tokenizer, the tasks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use burn::prelude::*;
 use dtr_attention::MixerBackend;
 use dtr_eval::corpus::Sources;
 use dtr_eval::task::{JsonLines, Phonebook, RustText, SnippetOrigin, Text};
-use dtr_eval::{EvalError, Files, Question, Reader, Split, random};
+use dtr_eval::{EvalError, Files, Reader, Split, random};
 use dtr_models::layers::cast;
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, checkpoint};
 use dtr_search::{Layout, Operator};
@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::Texts;
 use crate::error::Error;
+use crate::hub::{self, Wanted};
 use crate::schema::{self, Experiment, TaskKind, key};
 
 /// The model a run begins with.
@@ -55,72 +56,29 @@ pub(super) struct Bank<B: Backend> {
     pub identity: String,
 }
 
-/// What a run will do, without doing it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    /// `model_type` and layout of the parent.
-    pub parent: String,
-    /// Number of weights.
-    pub parameters: usize,
-    /// Students to train.
-    pub students: usize,
-    /// Tokens of distillation, whole steps.
-    pub tokens: usize,
-    /// Layouts scored by one task's search, at most.
-    pub evaluations: usize,
-    /// Bytes of memory for weights, students with their optimiser, and hidden states, roughly.
-    pub memory_bytes: usize,
-}
-
-/// Checks everything a run checks before its first step, and says what it would do.
-///
-/// # Errors
-/// As the run would.
-pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Result<Plan, Error> {
-    let parent = parent::<B>(experiment, device)?;
-    let texts = texts(experiment, &parent)?;
-    let layers = parent.config.layers();
-    let students = layers * experiment.operators().len();
-    let student = |operator: &MixerConfig| operator.init::<B>(&parent.config.attention, device).num_params();
-    let weights: usize = operators(experiment).iter().map(|operator| layers * student(operator)).sum();
-    let hidden = |name: &String| {
-        let task = &experiment.tasks()[name];
-        let tokens = |split, count| texts.tasks[name].questions(name, split, count).iter().map(Question::tokens).sum::<usize>();
-        let tokens = tokens(Split::Validation, task.validation).max(tokens(Split::Test, task.test));
-        (tokens * parent.config.attention.hidden * layers * 4).min(super::objective::CACHE_BYTES)
-    };
-    for name in &experiment.search().tasks {
-        super::search::settings(experiment, vec![(letter(&operators(experiment)[0]), 0.0); layers])
-            .check(experiment.tasks()[name].validation)?;
-    }
-    Ok(Plan {
-        parent: format!("{}, {} layers", parent.config.model_type, layers),
-        parameters: parent.parameters(),
-        students,
-        tokens: super::distill::steps(experiment)
-            * experiment.distill().accumulate
-            * experiment.distill().rows
-            * experiment.distill().length,
-        evaluations: experiment.search().strategy.layouts(layers, experiment.operators().len()),
-        // A student in training: weight, gradient and two moments.
-        memory_bytes: 4 * (parent.parameters() + 4 * weights) + experiment.search().tasks.iter().map(hidden).max().unwrap_or(0),
-    })
-}
-
 pub(super) fn parent<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Result<Parent<B>, Error> {
-    let directory = experiment.parent().to_path_buf();
+    let directory = hub::directory(experiment.parent(), Wanted::Everything)?;
     let (config, model) = checkpoint::load_in::<B>(&directory, experiment.compute().dtype.into(), device)?;
-    if let Some(layer) = config.mixers.iter().position(|mixer| !matches!(mixer, MixerConfig::Softmax { .. })) {
-        return Err(Error::NotAParent { directory, layer, layout: config.layout() });
-    }
+    require_parent(&directory, &config)?;
     let reader = Reader::load(&directory, &config)?;
     let identity = identity(&directory)?;
     Ok(Parent { config, model, reader, directory, identity })
 }
 
-/// Hash of the configuration and of each weight file's size and beginning: header and first weights, so that large
-/// checkpoints need not be read twice.
-pub(super) fn identity(directory: &Path) -> Result<String, Error> {
+/// Refuses a hybrid.
+pub(super) fn require_parent(directory: &Path, config: &DecoderConfig) -> Result<(), Error> {
+    match config.mixers.iter().position(|mixer| !matches!(mixer, MixerConfig::Softmax { .. })) {
+        Some(layer) => Err(Error::NotAParent { directory: directory.into(), layer, layout: config.layout() }),
+        None => Ok(()),
+    }
+}
+
+/// Stands for the model in `directory`: a hash of the configuration and of each weight file's size and beginning, header and first
+/// weights, so that large checkpoints need not be read twice.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn identity(directory: &Path) -> Result<String, Error> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
         move |source| Error::Io { action: "read", path, source }
@@ -151,8 +109,8 @@ fn content(path: &Path) -> Result<[u8; 32], Error> {
 }
 
 /// Tasks and corpora.
-pub(super) fn texts<B: Backend>(experiment: &Experiment, parent: &Parent<B>) -> Result<Texts, Error> {
-    let tasks = tasks(experiment.tasks(), &parent.reader)?;
+pub(super) fn texts(experiment: &Experiment, reader: &Reader, vocabulary: usize) -> Result<Texts, Error> {
+    let tasks = tasks(experiment.tasks(), reader)?;
     // A task without a training split cannot be distilled on.
     for task in experiment.distill().mixture.keys().filter_map(|name| tasks.get(name)) {
         task.document(1, &mut random::stream("plan"))?;
@@ -160,8 +118,7 @@ pub(super) fn texts<B: Backend>(experiment: &Experiment, parent: &Parent<B>) -> 
     let batch = experiment.distill().rows * experiment.distill().length;
     let mut corpora = BTreeMap::new();
     for (name, corpus) in experiment.corpora() {
-        let (tokenizer, vocabulary) = (parent.reader.tokenizer(), parent.config.vocabulary);
-        let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, tokenizer, vocabulary)?;
+        let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, reader.tokenizer(), vocabulary)?;
         files.require(batch)?;
         let contents = corpus.files.iter().map(|file| content(file)).collect::<Result<Vec<_>, _>>()?;
         corpora.insert(name.clone(), (files, key(&(&corpus.format, &corpus.separator, contents))));

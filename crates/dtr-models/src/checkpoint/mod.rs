@@ -1,9 +1,12 @@
 //! Hugging Face directories in and out: every tensor accounted for, files complete or absent.
 
 mod atomic;
-mod header;
+mod fit;
 mod names;
+mod numbers;
+mod raw;
 mod read;
+mod source;
 mod tensors;
 mod write;
 
@@ -16,28 +19,35 @@ use serde_json::Value;
 use crate::config::DecoderConfig;
 use crate::decoder::Decoder;
 use crate::error::CheckpointError;
-use crate::layers::cast;
 
 pub use atomic::write as write_file;
-pub use header::{Stored, stored};
+pub use fit::parameters;
+pub(crate) use raw::{Raw, read_raw, write_raw};
 pub use read::load_module;
+pub use source::{Stored, has_weights, shards, stored};
 pub use tensors::{HostTensor, Tensors};
 pub use write::{save_module, tensors};
 
+/// What a model is.
+pub const CONFIGURATION: &str = "config.json";
+/// Its tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
 /// Weights of one model.
-const WEIGHTS: &str = "model.safetensors";
+pub const WEIGHTS: &str = "model.safetensors";
 /// List of shards and which tensor lies where.
-const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
+/// Weights that only a program can read which runs what stands in them.
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// Files that travel unchanged from a parent to what is made of it.
-const COMPANIONS: [&str; 5] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
+pub const COMPANIONS: [&str; 5] =
+    [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
 
 /// Reads the configuration of the model in `directory`.
 ///
 /// # Errors
 /// If it cannot be read or cannot be honoured.
 pub fn load_config(directory: &Path) -> Result<DecoderConfig, CheckpointError> {
-    let path = directory.join("config.json");
+    let path = directory.join(CONFIGURATION);
     let text = read_text(&path)?;
     let json: Value =
         serde_json::from_str(&text).map_err(|source| CheckpointError::Config { path: path.clone(), source: source.into() })?;
@@ -49,15 +59,10 @@ pub fn load_config(directory: &Path) -> Result<DecoderConfig, CheckpointError> {
 /// # Errors
 /// If a file is missing or damaged, or if configuration and weights do not match exactly.
 pub fn load<B: Backend>(directory: &Path, device: &B::Device) -> Result<(DecoderConfig, Decoder<B>), CheckpointError> {
-    let config = load_config(directory)?;
-    let model = Decoder::new(&config, device);
-    let (files, shown) = weight_files(directory)?;
-    let ignored = |name: &str| name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
-    let model = read::load(model, &files, &shown, ignored, device)?;
-    Ok((config, model))
+    read_model(directory, None, device)
 }
 
-/// The same with weights in another element type.
+/// The same with weights in another element type; they are brought into it one by one.
 ///
 /// # Errors
 /// As [`load`].
@@ -66,7 +71,33 @@ pub fn load_in<B: Backend>(
     dtype: FloatDType,
     device: &B::Device,
 ) -> Result<(DecoderConfig, Decoder<B>), CheckpointError> {
-    load(directory, device).map(|(config, model)| (config, cast(model, dtype)))
+    read_model(directory, Some(dtype), device)
+}
+
+fn read_model<B: Backend>(
+    directory: &Path,
+    dtype: Option<FloatDType>,
+    device: &B::Device,
+) -> Result<(DecoderConfig, Decoder<B>), CheckpointError> {
+    let config = load_config(directory)?;
+    let (stock, shown) = source::of_model(directory)?;
+    let model = read::load(Decoder::new(&config, device), stock, &shown, |name| ignored(&config, name), dtype, device)?;
+    Ok((config, model))
+}
+
+/// Checks the model in `directory` as [`load`] does, without reading a weight.
+///
+/// # Errors
+/// As [`load`].
+pub fn check<B: Backend>(directory: &Path, device: &B::Device) -> Result<(), CheckpointError> {
+    let config = load_config(directory)?;
+    let (stock, shown) = source::of_model(directory)?;
+    fit::require(&Decoder::<B>::new(&config, device), &stock, &shown, |name| ignored(&config, name))
+}
+
+/// Tensors that some files hold and no model needs.
+fn ignored(config: &DecoderConfig, name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight")
 }
 
 /// Writes `model` into `directory`, with the companions (tokenizer and the like) of the model in `parent`.
@@ -89,24 +120,7 @@ pub(crate) fn write_directory(directory: &Path, config: &Value, weights: &Tensor
     }
     write::write(&directory.join(WEIGHTS), weights)?;
     // Last, so that a directory with a configuration is a complete one.
-    atomic::write(&directory.join("config.json"), format!("{config:#}\n").as_bytes())
-}
-
-/// The weight files of a model, and the path that names them in errors.
-fn weight_files(directory: &Path) -> Result<(Vec<std::path::PathBuf>, std::path::PathBuf), CheckpointError> {
-    let index = directory.join(INDEX);
-    if !index.exists() {
-        let single = directory.join(WEIGHTS);
-        return Ok((vec![single.clone()], single));
-    }
-    let text = read_text(&index)?;
-    let damaged = |reason: String| CheckpointError::Damaged { path: index.clone(), reason };
-    let json: Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-    let map = json["weight_map"].as_object().ok_or_else(|| damaged("it has no weight_map".into()))?;
-    let mut names: Vec<&str> = map.values().filter_map(Value::as_str).collect();
-    names.sort_unstable();
-    names.dedup();
-    Ok((names.into_iter().map(|name| directory.join(name)).collect(), index))
+    atomic::write(&directory.join(CONFIGURATION), format!("{config:#}\n").as_bytes())
 }
 
 fn read_text(path: &Path) -> Result<String, CheckpointError> {

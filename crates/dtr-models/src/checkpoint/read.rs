@@ -1,14 +1,18 @@
-//! safetensors into a module: every parameter filled, every tensor used, shapes checked.
+//! safetensors into a module, tensor by tensor: beside the weights themselves, only a strip of one is in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
-use burn::tensor::DType;
-use safetensors::{Dtype, SafeTensors};
+use burn::tensor::FloatDType;
+use dtr_attention::precision::like;
 
-use super::names;
+use super::numbers::{Layout, Number, read_numbers};
+use super::source::{self, Stock, Stored};
+use super::{fit, names};
 use crate::error::CheckpointError;
 
 /// Fills `module` from one file that holds exactly its parameters.
@@ -16,85 +20,60 @@ use crate::error::CheckpointError;
 /// # Errors
 /// If the file is damaged or holds other tensors.
 pub fn load_module<B: Backend, M: Module<B>>(module: M, path: &Path, device: &B::Device) -> Result<M, CheckpointError> {
-    load(module, &[path.to_path_buf()], path, |_| false, device)
+    load(module, source::of_file(path)?, path, |_| false, None, device)
 }
 
-/// Fills `module` from `files` together; tensors that `ignored` knows may be left over.
+/// Fills `module` from `stock`, in the element type `dtype` if that is asked for; tensors that `ignored` knows may be left over.
 pub(super) fn load<B: Backend, M: Module<B>>(
     module: M,
-    files: &[PathBuf],
+    stock: Stock,
     shown: &Path,
     ignored: impl Fn(&str) -> bool,
+    dtype: Option<FloatDType>,
     device: &B::Device,
 ) -> Result<M, CheckpointError> {
-    let mut buffers = Vec::with_capacity(files.len());
-    for path in files {
-        buffers.push(std::fs::read(path).map_err(|source| CheckpointError::Io { action: "read", path: path.clone(), source })?);
-    }
-    let mut tensors = BTreeMap::new();
-    for (path, buffer) in files.iter().zip(&buffers) {
-        let file =
-            SafeTensors::deserialize(buffer).map_err(|error| CheckpointError::Damaged { path: path.clone(), reason: error.to_string() })?;
-        tensors.extend(file.tensors());
-    }
-    let mut loader = Loader { tensors, used: BTreeSet::new(), path: names::Path::default(), missing: vec![], wrong: None, shown, device };
+    fit::require(&module, &stock, shown, ignored)?;
+    let mut loader = Loader::<B> { stock, path: names::Path::default(), open: None, failed: None, dtype, device };
     let module = module.map(&mut loader);
-    let Loader { tensors, used, missing, wrong, .. } = loader;
-    if let Some(error) = wrong {
-        return Err(error);
-    }
-    let extra: Vec<_> = tensors.into_keys().filter(|name| !used.contains(name) && !ignored(name)).collect();
-    if missing.is_empty() && extra.is_empty() { Ok(module) } else { Err(CheckpointError::Tensors { path: shown.into(), missing, extra }) }
+    loader.failed.map_or(Ok(module), Err)
 }
 
 struct Loader<'a, B: Backend> {
-    tensors: BTreeMap<String, safetensors::tensor::TensorView<'a>>,
-    used: BTreeSet<String>,
+    stock: Stock,
     path: names::Path,
-    missing: Vec<String>,
-    wrong: Option<CheckpointError>,
-    shown: &'a Path,
+    /// The shard that was read last.
+    open: Option<(Arc<Path>, File)>,
+    /// What could not be read; nothing is read behind it.
+    failed: Option<CheckpointError>,
+    dtype: Option<FloatDType>,
     device: &'a B::Device,
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn read<const D: usize>(&mut self, shape: [usize; D]) -> Option<Tensor<B, D>> {
-        let name = self.path.name();
-        let transposed = self.path.is_transposed();
-        let Some(view) = self.tensors.get(&name) else {
-            self.missing.push(name);
-            return None;
-        };
-        let mut expected = shape.to_vec();
-        if transposed {
-            expected.reverse();
-        }
-        if view.shape() != expected {
-            let found = view.shape().to_vec();
-            self.wrong.get_or_insert(CheckpointError::Shape { path: self.shown.into(), name, expected, found });
-            return None;
-        }
-        let dtype = match view.dtype() {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                let found = format!("{other:?}");
-                self.wrong.get_or_insert(CheckpointError::DType { path: self.shown.into(), name, found });
-                return None;
-            }
-        };
-        let data = TensorData::from_bytes_vec(view.data().to_vec(), expected, dtype).convert::<B::FloatElem>();
-        self.used.insert(name);
-        let tensor = Tensor::<B, D>::from_data(data, self.device);
-        // Written out once, so that no product has to go through a transposed view.
-        Some(if transposed { contiguous(tensor.transpose()) } else { tensor })
+    fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Result<Tensor<B, D>, CheckpointError> {
+        let stored = self.stock.get(&self.path.name()).cloned().expect("all that is needed is there");
+        let number = Number::of(stored.dtype).expect("a type that weights are read from");
+        let (rows, columns) = (stored.shape[0], stored.shape[1..].iter().product());
+        let layout = if self.path.is_transposed() { Layout::Transposed } else { Layout::AsStored };
+        let numbers = self
+            .file(&stored)
+            .and_then(|file| read_numbers(file, number, [rows, columns], layout))
+            .map_err(|source| CheckpointError::Io { action: "read", path: stored.file.to_path_buf(), source })?;
+        let tensor = Tensor::from_data(TensorData::new(numbers, shape), self.device);
+        Ok(match self.dtype {
+            Some(dtype) => like(tensor, dtype.into()),
+            None => tensor,
+        })
     }
-}
 
-fn contiguous<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Tensor<B, D> {
-    let (device, data) = (tensor.device(), tensor.into_data());
-    Tensor::from_data(data, &device)
+    /// The file of a tensor, at its first byte.
+    fn file(&mut self, stored: &Stored) -> std::io::Result<&mut File> {
+        let open = self.open.take().filter(|(path, _)| *path == stored.file);
+        let open = open.map_or_else(|| File::open(&stored.file).map(|file| (stored.file.clone(), file)), Ok)?;
+        let (_, file) = self.open.insert(open);
+        file.seek(SeekFrom::Start(stored.begin))?;
+        Ok(file)
+    }
 }
 
 impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
@@ -107,9 +86,15 @@ impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
-        match self.read(param.lazy_shape().dims()) {
-            Some(tensor) => Param::from_tensor(tensor),
-            None => param,
+        if self.failed.is_some() {
+            return param;
+        }
+        match self.tensor(param.lazy_shape().dims()) {
+            Ok(tensor) => Param::from_tensor(tensor),
+            Err(error) => {
+                self.failed = Some(error);
+                param
+            }
         }
     }
 }

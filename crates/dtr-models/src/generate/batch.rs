@@ -63,6 +63,8 @@ pub struct Progress<K> {
 pub struct Batch<'a, B: Backend, K> {
     model: &'a Decoder<B>,
     device: B::Device,
+    /// One row that has read what all prompts begin with, and how many tokens these are.
+    prefix: Option<(Session<'a, B>, usize)>,
     session: Option<Session<'a, B>>,
     rows: Vec<Row<K>>,
 }
@@ -81,7 +83,13 @@ struct Row<K> {
 impl<'a, B: MixerBackend, K: Clone> Batch<'a, B, K> {
     /// A batch without sequences.
     pub fn new(model: &'a Decoder<B>, device: &B::Device) -> Self {
-        Self { model, device: device.clone(), session: None, rows: Vec::new() }
+        Self { model, device: device.clone(), prefix: None, session: None, rows: Vec::new() }
+    }
+
+    /// A batch whose prompts all begin with the `length` tokens that the one row of `session` has read, and are longer: these are not read
+    /// again. Scores of a prompt are then those of its further tokens.
+    pub fn behind(session: Session<'a, B>, length: usize, model: &'a Decoder<B>, device: &B::Device) -> Self {
+        Self { prefix: Some((session, length)), ..Self::new(model, device) }
     }
 
     /// Number of sequences under way.
@@ -102,7 +110,7 @@ impl<'a, B: MixerBackend, K: Clone> Batch<'a, B, K> {
     /// Reads the prompts of new sequences together, equal ones once, and chooses the first token of each.
     ///
     /// # Panics
-    /// If a prompt is empty, or has a token beyond the vocabulary.
+    /// If a prompt is empty, no longer than what was read before, or has a token beyond the vocabulary.
     pub fn admit(&mut self, new: Vec<(K, Sequence)>) -> Vec<Progress<K>> {
         if new.is_empty() {
             return Vec::new();
@@ -116,14 +124,20 @@ impl<'a, B: MixerBackend, K: Clone> Batch<'a, B, K> {
                 prompts.len() - 1
             }));
         }
-        let mut session = Session::empty(self.model, prompts.len(), &self.device);
+        let mut session = match &self.prefix {
+            Some((session, length)) => {
+                prompts.iter_mut().for_each(|prompt| drop(prompt.drain(..*length)));
+                session.select(&vec![0; prompts.len()])
+            }
+            None => Session::empty(self.model, prompts.len(), &self.device),
+        };
         let hidden = session.read(&prompts);
         let scored: Vec<Vec<TokenScore>> = new
             .iter()
             .zip(&places)
             .map(|((_, sequence), &place)| {
                 let top = sequence.scores.filter(|_| sequence.score_prompt);
-                top.map_or_else(Vec::new, |top| self.prompt_scores(&hidden, place, &sequence.prompt, top))
+                top.map_or_else(Vec::new, |top| self.prompt_scores(&hidden, place, &prompts[place], top))
             })
             .collect();
         let last: Vec<Tensor<B, 3>> =

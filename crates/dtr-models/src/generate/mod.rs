@@ -1,7 +1,8 @@
-//! Text generation: sessions with state, choice of tokens, sequences that come and go, text as it is made.
+//! Text generation: sessions with state, in memory and on disk, choice of tokens, sequences that come and go, text as it is made.
 
 mod batch;
 mod sampling;
+mod saved;
 mod scores;
 mod session;
 mod text;

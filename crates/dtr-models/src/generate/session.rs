@@ -12,11 +12,11 @@ use crate::mixer::MixerState;
 /// once, such as a prefix that several prompts share, need not be read again.
 #[derive(Debug, Clone)]
 pub struct Session<'a, B: Backend> {
-    model: &'a Decoder<B>,
-    states: Vec<MixerState<B>>,
+    pub(super) model: &'a Decoder<B>,
+    pub(super) states: Vec<MixerState<B>>,
     /// Tokens read so far, by row.
-    lengths: Vec<usize>,
-    device: B::Device,
+    pub(super) lengths: Vec<usize>,
+    pub(super) device: B::Device,
 }
 
 impl<'a, B: MixerBackend> Session<'a, B> {

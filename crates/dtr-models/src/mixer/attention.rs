@@ -68,6 +68,18 @@ impl<B: Backend> KeyValues<B> {
         Self(Some(Cache { k: Tensor::cat(vec![k1, k2], 0), v: Tensor::cat(vec![v1, v2], 0), positions }))
     }
 
+    /// Keys, values and where they stand, without room to grow; `None` before the first token.
+    pub(crate) fn used(&self) -> Option<(Tensor<B, 4>, Tensor<B, 4>, Positions)> {
+        let cache = self.0.as_ref()?;
+        let (k, v) = cache.used();
+        Some((k, v, cache.positions.clone()))
+    }
+
+    /// A cache that holds these, `[B, G, T, D]`.
+    pub(crate) fn holding(k: Tensor<B, 4>, v: Tensor<B, 4>, positions: Positions) -> Self {
+        Self(Some(Cache { k, v, positions }))
+    }
+
     fn append(self, k: Tensor<B, 4>, v: Tensor<B, 4>, positions: &Positions) -> Cache<B> {
         match self.0 {
             None => Cache { k, v, positions: positions.clone() },
@@ -135,6 +147,11 @@ impl<B: Backend> Attention<B> {
     /// Attention without weights of its own yet.
     pub fn new(shape: &AttentionShape, span: Span, device: &B::Device) -> Self {
         Self { projections: Projections::new(shape, device), span }
+    }
+
+    /// Shape of the keys, and of the values, of `length` tokens.
+    pub(crate) fn cache_shape(&self, rows: usize, length: usize) -> [usize; 4] {
+        [rows, self.projections.kv_heads(), length, self.projections.head_dim()]
     }
 }
 

@@ -9,7 +9,7 @@ pub mod projections;
 
 use burn::nn::Linear;
 use burn::prelude::*;
-use dtr_attention::MixerBackend;
+use dtr_attention::{MixerBackend, Positions};
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, KeyValues};
@@ -144,6 +144,18 @@ impl<B: Backend> MixerState<B> {
         }
     }
 
+    /// Hands out its tensors of floats by name, each with its shape, and the positions of a cache.
+    pub(crate) fn parts(&self) -> (Vec<(&'static str, TensorData)>, Option<Positions>) {
+        match self {
+            Self::KeyValues(cache) => cache.used().map_or_else(Default::default, |(k, v, positions)| {
+                (vec![("keys", k.into_data()), ("values", v.into_data())], Some(positions))
+            }),
+            Self::Linear(state) => (vec![("state", state.to_data())], None),
+            Self::Delta(state) => (vec![("convolution", state.convolution.to_data()), ("matrix", state.matrix.to_data())], None),
+            Self::None => Default::default(),
+        }
+    }
+
     /// The rows `rows`, any of them any number of times, in this order.
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
@@ -183,6 +195,35 @@ impl<B: Backend> MixerState<B> {
 }
 
 impl<B: Backend> Mixer<B> {
+    /// A state from the parts that [`MixerState::parts`] handed out; `part` gives each by its name, if it has the shape asked for.
+    pub(crate) fn state_of<E>(
+        &self,
+        rows: usize,
+        positions: Option<Positions>,
+        mut part: impl FnMut(&'static str, &[usize]) -> Result<TensorData, E>,
+    ) -> Result<MixerState<B>, E> {
+        let device = &self.output().weight.device();
+        Ok(match self {
+            Self::Softmax(mixer) | Self::SlidingWindow(mixer) => MixerState::KeyValues(match positions {
+                None => KeyValues::default(),
+                Some(positions) => {
+                    let shape = mixer.cache_shape(rows, positions.length());
+                    let mut tensor = |name| Ok(Tensor::from_data(part(name, &shape)?, device));
+                    KeyValues::holding(tensor("keys")?, tensor("values")?, positions)
+                }
+            }),
+            Self::Hedgehog(mixer) => MixerState::Linear(Tensor::from_data(part("state", &mixer.empty_state(rows).dims())?, device)),
+            Self::GatedDelta(mixer) => {
+                let DeltaState { convolution, matrix } = mixer.empty_state(rows);
+                MixerState::Delta(DeltaState {
+                    convolution: Tensor::from_data(part("convolution", &convolution.dims())?, device),
+                    matrix: Tensor::from_data(part("matrix", &matrix.dims())?, device),
+                })
+            }
+            Self::LinearMap(_) => MixerState::None,
+        })
+    }
+
     /// State before the first token.
     pub fn empty_state(&self, batch: usize) -> MixerState<B> {
         match self {

@@ -62,6 +62,11 @@ impl<B: Backend> Projections<B> {
         self.heads
     }
 
+    /// Key and value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
     /// Width of a head.
     pub fn head_dim(&self) -> usize {
         self.head_dim

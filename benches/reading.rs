@@ -1,0 +1,118 @@
+//! A checkpoint of some hundred megabytes into memory, beside reading its file: time and peak. `cargo bench --profile dev -p dtr-benches --bench reading`
+//!
+//! The file is in the operating system's memory both times. Peak and weights are bytes as the allocator counts them.
+
+use std::hint::black_box;
+use std::io::{BufWriter, Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use burn::module::Module;
+use dtr_models::checkpoint;
+use mimalloc::MiMalloc;
+use peakmem_alloc::{PeakMemAlloc, PeakMemAllocTrait};
+use serde_json::{Map, json};
+
+#[global_allocator]
+static ALLOCATOR: PeakMemAlloc<MiMalloc> = PeakMemAlloc::new(MiMalloc);
+
+const HIDDEN: usize = 1024;
+const INNER: usize = 4096;
+const LAYERS: usize = 8;
+const VOCABULARY: usize = 32_768;
+const REPETITIONS: usize = 7;
+
+fn main() {
+    println!(
+        "{:5} {:>9} {:>12} {:>12} {:>12} {:>7} {:>14} {:>7}",
+        "type", "file, MB", "read, ms", "new Vec, ms", "load, ms", "ratio", "peak, MB", "ratio"
+    );
+    for (dtype, size) in [("BF16", 2), ("F16", 2), ("F32", 4)] {
+        let directory = std::env::temp_dir().join(format!("dtr-reading-{}-{dtype}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        write(&directory, dtype, size);
+        measure(&directory, dtype);
+        std::fs::remove_dir_all(&directory).expect("removed");
+    }
+}
+
+fn measure(directory: &Path, dtype: &str) {
+    let file = directory.join("model.safetensors");
+    let size = std::fs::metadata(&file).expect("a size").len() as usize;
+    let mut buffer = vec![0; size];
+    let (mut read, mut fresh, mut load) = (vec![], vec![], vec![]);
+    let (mut peak, mut weights) = (0, 0);
+    // In turns, so that other work on the machine strikes all alike.
+    for _ in 0..REPETITIONS {
+        read.push(timed(|| {
+            std::fs::File::open(&file).and_then(|mut file| file.read_exact(&mut buffer)).expect("bytes");
+            black_box(&buffer);
+        }));
+        fresh.push(timed(|| drop(black_box(std::fs::read(&file).expect("bytes")))));
+        ALLOCATOR.reset_peak_memory();
+        let began = Instant::now();
+        let model = checkpoint::load::<burn_flex::Flex>(directory, &Default::default()).expect("a model");
+        load.push(began.elapsed().as_secs_f64() * 1e3);
+        (peak, weights) = (ALLOCATOR.get_peak_memory(), 4 * model.1.num_params());
+    }
+    let [read, fresh, load] = [read, fresh, load].map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[REPETITIONS / 2]
+    });
+    let mb = |bytes: usize| bytes as f64 / 1e6;
+    println!(
+        "{dtype:5} {:9.0} {read:12.0} {fresh:12.0} {load:12.0} {:7.2} {:14.0} {:7.3}",
+        mb(size),
+        load / fresh,
+        mb(peak),
+        peak as f64 / weights as f64
+    );
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let began = Instant::now();
+    work();
+    began.elapsed().as_secs_f64() * 1e3
+}
+
+/// A model of the shape of Qwen2 whose weights are anything.
+fn write(directory: &Path, dtype: &str, size: usize) {
+    let config = json!({
+        "model_type": "qwen2", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "tie_word_embeddings": true, "rope_theta": 1e4,
+    });
+    std::fs::write(directory.join("config.json"), config.to_string()).expect("written");
+    let mut tensors =
+        vec![("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]), ("model.norm.weight".to_owned(), vec![HIDDEN])];
+    for layer in 0..LAYERS {
+        let mut add = |name: &str, shape: &[usize]| tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+        for (name, rows) in [("q", HIDDEN), ("k", HIDDEN / 4), ("v", HIDDEN / 4)] {
+            add(&format!("self_attn.{name}_proj.weight"), &[rows, HIDDEN]);
+            add(&format!("self_attn.{name}_proj.bias"), &[rows]);
+        }
+        add("self_attn.o_proj.weight", &[HIDDEN, HIDDEN]);
+        add("mlp.gate_proj.weight", &[INNER, HIDDEN]);
+        add("mlp.up_proj.weight", &[INNER, HIDDEN]);
+        add("mlp.down_proj.weight", &[HIDDEN, INNER]);
+        add("input_layernorm.weight", &[HIDDEN]);
+        add("post_attention_layernorm.weight", &[HIDDEN]);
+    }
+    let (mut header, mut end) = (Map::new(), 0);
+    for (name, shape) in tensors {
+        let begin = end;
+        end += shape.iter().product::<usize>() * size;
+        header.insert(name, json!({ "dtype": dtype, "shape": shape, "data_offsets": [begin, end] }));
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = BufWriter::new(std::fs::File::create(directory.join("model.safetensors")).expect("created"));
+    file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(header.as_bytes())).expect("written");
+    // Small numbers in any of the three types.
+    let block: Vec<u8> = (0..1 << 20).map(|i: u32| if i % size as u32 == size as u32 - 1 { 0x3c } else { (i * 37 % 251) as u8 }).collect();
+    let mut left = end;
+    while left > 0 {
+        let count = left.min(block.len());
+        file.write_all(&block[..count]).expect("written");
+        left -= count;
+    }
+    file.flush().expect("written");
+}
