@@ -196,7 +196,8 @@ fn flash_linear_attention_computes_what_we_compute() {
 #[test]
 fn llama_cpp_computes_what_we_compute() {
     let root = fresh("gguf");
-    for layout in ["SSSSSSSS", "4S4S4S4S", "444S444S", "4444444S"] {
+    // llama.cpp stops on an assertion where no layer is linear.
+    for layout in ["4S4S4S4S", "444S444S", "4444444S"] {
         write(&root, &tiny_qwen3(), layout, Format::Qwen35);
     }
     compare("llama_cpp.py", &[], &root);
