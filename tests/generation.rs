@@ -268,8 +268,9 @@ fn a_saved_session_goes_on_as_if_there_had_been_no_break() {
     }
 
     let refused = |key: &str, part: &str| {
-        let error = Session::restore(&model, &path, key, &device).err().expect("refused").to_string();
-        assert!(error.contains("state.safetensors") && error.contains(part), "{part:?} is missing in: {error}");
+        let Err(error) = Session::restore(&model, &path, key, &device) else { panic!("accepted, expected {part:?}") };
+        let message = error.to_string();
+        assert!(message.contains("state.safetensors") && message.contains(part), "{part:?} is missing in: {message}");
     };
     refused("another model", "it is of another model");
     let whole = std::fs::read(&path).expect("bytes");
@@ -301,7 +302,9 @@ fn prompts_behind_a_saved_prefix_generate_what_they_generate_alone() {
         let mut found = vec![Vec::new(); prompts.len()];
         let mut progress = batch.admit(prompts.into_iter().map(|prompt| Sequence::new(prompt, 24)).enumerate().collect());
         while !progress.is_empty() {
-            progress.iter().for_each(|step| found[step.key].extend(step.token));
+            for step in &progress {
+                found[step.key].extend(step.token);
+            }
             progress = batch.step();
         }
         assert_eq!(found, alone);

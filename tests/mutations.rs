@@ -115,7 +115,9 @@ proptest! {
                 // Most of a shard is weights, of which any bytes are as good: its header is what can be wrong.
                 let kept = if header { 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight")).min(bytes.len() as u64 - 8) as usize } else { bytes.len() };
                 let tail = bytes.split_off(kept);
-                mutations.iter().for_each(|mutation| mutation.apply(&mut bytes));
+                for mutation in &mutations {
+                    mutation.apply(&mut bytes);
+                }
                 bytes.extend(tail);
             }
             std::fs::write(directory.path().join(name), bytes).expect("written");

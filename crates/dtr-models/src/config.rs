@@ -62,6 +62,8 @@ struct Family {
     always_windowed: bool,
 }
 
+/// No product of two sizes below this overflows.
+const LARGEST: u64 = 1 << 32;
 /// Layers beyond this are a mistake that would only show when memory runs out.
 const MOST_LAYERS: usize = 4096;
 /// First layer with a window, where a configuration with windows does not say it: as in Qwen's own code.
@@ -186,8 +188,7 @@ fn optional_size(config: &Value, key: &'static str) -> Result<Option<usize>, Con
     match &config[key] {
         Value::Null => Ok(None),
         value => match value.as_u64() {
-            // No product of two of them overflows.
-            Some(number) if number > 0 && number <= u64::from(u32::MAX) => Ok(Some(number as usize)),
+            Some(number) if number > 0 && number < LARGEST => Ok(Some(number as usize)),
             _ => Err(ConfigError::Unsupported {
                 key: key.into(),
                 found: value.to_string(),

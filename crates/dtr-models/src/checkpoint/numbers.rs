@@ -91,14 +91,16 @@ pub(super) fn read_numbers(
         return Ok(numbers);
     }
     let strip = (STRIP / columns.max(1)).max(1) * columns;
-    let mut scratch = vec![0.0; strip.min(total)];
+    // Rows a power of two apart would all fall into the same lines of a cache.
+    let stride = columns + COLUMNS;
+    let mut scratch = vec![0.0; if total == 0 { 0 } else { strip.min(total) / columns * stride }];
     strips(file, number.bytes(), total, strip, |start, bytes| {
-        let scratch = &mut scratch[..bytes.len() / number.bytes()];
-        number.convert_all(bytes, scratch);
-        let (first, count) = (start / columns, scratch.len() / columns);
+        let (first, count) = (start / columns, bytes.len() / number.bytes() / columns);
+        let stored = bytes.par_chunks(columns * number.bytes());
+        scratch.par_chunks_mut(stride).zip(stored).for_each(|(row, stored)| number.convert(stored, &mut row[..columns]));
         numbers.par_chunks_mut(COLUMNS * rows).enumerate().for_each(|(block, transposed)| {
             for (column, transposed) in transposed.chunks_mut(rows).enumerate() {
-                let stored = scratch[block * COLUMNS + column..].iter().step_by(columns);
+                let stored = scratch[block * COLUMNS + column..].iter().step_by(stride);
                 transposed[first..first + count].iter_mut().zip(stored).for_each(|(number, stored)| *number = *stored);
             }
         });

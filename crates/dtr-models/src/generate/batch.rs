@@ -126,7 +126,9 @@ impl<'a, B: MixerBackend, K: Clone> Batch<'a, B, K> {
         }
         let mut session = match &self.prefix {
             Some((session, length)) => {
-                prompts.iter_mut().for_each(|prompt| drop(prompt.drain(..*length)));
+                for prompt in &mut prompts {
+                    prompt.drain(..*length);
+                }
                 session.select(&vec![0; prompts.len()])
             }
             None => Session::empty(self.model, prompts.len(), &self.device),
