@@ -89,5 +89,10 @@ fn gates_are_where_they_were_asked_to_be() {
     };
     let one_token = std::f32::consts::LN_2.ln();
     assert!(rates(&PLAIN).iter().all(|rate| (rate - one_token).abs() < 1e-6));
-    assert!(rates(&Initialise { decay: Decay::Distance, ..PLAIN }).iter().all(|rate| rate.is_finite() && *rate < one_token));
+    let nearer = rates(&Initialise { decay: Decay::Distance, ..PLAIN });
+    for (rate, bias) in nearer.iter().zip(bias) {
+        // That of gated delta has a half-life of the whole distance, and no half-life is below half a token.
+        assert!(*rate >= bias.exp().ln_1p().ln() && *rate <= one_token + 2.0_f32.ln() + 1e-6, "{nearer:?}");
+    }
+    assert!(nearer.iter().any(|rate| (rate - nearer[0]).abs() > 0.1), "heads look differently far: {nearer:?}");
 }

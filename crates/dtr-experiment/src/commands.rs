@@ -23,10 +23,14 @@ use serde_json::json;
 use crate::ALLOCATOR;
 use crate::backend::{Work, default_device, dispatch};
 
+mod export;
 mod generate;
+mod inspect;
 mod serve;
 
+pub use export::export;
 pub use generate::{GenerateArgs, generate};
+pub use inspect::inspect;
 pub use serve::{ServeArgs, serve};
 
 /// What the allocator counts.

@@ -85,6 +85,11 @@ pub enum Error {
     #[diagnostic(help("{}", checkpoint_remedy(.0)))]
     Checkpoint(#[from] dtr_models::CheckpointError),
 
+    /// A model cannot be exported.
+    #[error(transparent)]
+    #[diagnostic(help("{}", export_remedy(.0)))]
+    Export(#[from] dtr_models::ExportError),
+
     /// A task cannot be made.
     #[error(transparent)]
     Task(#[from] dtr_eval::EvalError),
@@ -265,6 +270,18 @@ fn checkpoint_remedy(error: &dtr_models::CheckpointError) -> &'static str {
     match error {
         dtr_models::CheckpointError::Io { source, .. } => remedy(source),
         _ => "run again once the files are right: finished work is kept",
+    }
+}
+
+/// What to do about an export that did not happen.
+fn export_remedy(error: &dtr_models::ExportError) -> &'static str {
+    use dtr_models::ExportError::{Checkpoint, Occupied, Refused, Unknown};
+    match error {
+        Unknown { .. } => "choose one of these with --format",
+        Refused { .. } => "`dtr inspect DIR` tells which formats a model has; a run may be limited to operators that have the wanted one",
+        Occupied { .. } => "give another directory with --output, or empty this one",
+        Checkpoint(dtr_models::CheckpointError::Io { source, .. }) => remedy(source),
+        Checkpoint(_) => "give the directory of a model, a parent or a hybrid, whose files are whole",
     }
 }
 

@@ -119,6 +119,25 @@ enum Command {
         #[arg(long)]
         quiet: bool,
     },
+    /// Write a model as a directory that stock runtimes load, where there is an exact form of it.
+    Export {
+        /// Directory of the model, a parent or a hybrid.
+        directory: PathBuf,
+        /// What is to load it: parent, qwen3-5, qwen3-next, fla.
+        #[arg(long)]
+        format: String,
+        /// The directory to write, new or empty.
+        #[arg(long)]
+        output: PathBuf,
+    },
+    /// What a model is: layers, mixers, parameters, memory, and what it can be exported to.
+    Inspect {
+        /// Directory of the model, a parent or a hybrid.
+        directory: PathBuf,
+        /// JSON in place of text.
+        #[arg(long)]
+        json: bool,
+    },
     /// Log-probability of every token but the first, as JSON lines.
     Score {
         #[command(flatten)]
@@ -204,6 +223,8 @@ fn main() -> ExitCode {
             };
             commands::eval(&model.model, model.device, &tasks, split, out, json, quiet)
         }
+        Command::Export { directory, format, output } => commands::export(&directory, &format, &output),
+        Command::Inspect { directory, json } => commands::inspect(&directory, json),
         Command::Score { model, tokens } => commands::score(&model.model, model.device, &tokens),
     };
     match result {

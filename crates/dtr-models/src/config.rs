@@ -141,6 +141,11 @@ impl DecoderConfig {
         })
     }
 
+    /// The parent's own `config.json`.
+    pub fn parent_json(&self) -> &Value {
+        &self.source
+    }
+
     /// Tokens that end a text, if the configuration names any.
     pub fn end_tokens(&self) -> Vec<u32> {
         let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());

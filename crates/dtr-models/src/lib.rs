@@ -11,6 +11,7 @@ pub mod layers;
 
 pub mod chat;
 pub mod checkpoint;
+pub mod export;
 pub mod generate;
 mod python_json;
 pub mod tokenizer;
@@ -19,5 +20,6 @@ pub use chat::ChatTemplate;
 pub use config::{AttentionShape, DecoderConfig};
 pub use decoder::{Context, Decoder};
 pub use error::{CheckpointError, ConfigError, GenerationError};
+pub use export::{ExportError, Format, Refusal};
 pub use mixer::{Mixer, MixerConfig, MixerState};
 pub use tokenizer::Tokenizer;

@@ -1,8 +1,10 @@
 //! Hugging Face directories in and out: every tensor accounted for, files complete or absent.
 
 mod atomic;
+mod header;
 mod names;
 mod read;
+mod tensors;
 mod write;
 
 use std::path::Path;
@@ -15,8 +17,10 @@ use crate::decoder::Decoder;
 use crate::error::CheckpointError;
 
 pub use atomic::write as write_file;
+pub use header::{Stored, stored};
 pub use read::load_module;
-pub use write::save_module;
+pub use tensors::{HostTensor, Tensors};
+pub use write::{save_module, tensors};
 
 /// Weights of one model.
 const WEIGHTS: &str = "model.safetensors";
@@ -56,6 +60,11 @@ pub fn load<B: Backend>(directory: &Path, device: &B::Device) -> Result<(Decoder
 /// # Errors
 /// If a file cannot be read or written.
 pub fn save<B: Backend>(directory: &Path, config: &DecoderConfig, model: &Decoder<B>, parent: &Path) -> Result<(), CheckpointError> {
+    write_directory(directory, &config.to_json(), &tensors(model), parent)
+}
+
+/// Writes a directory of this configuration and these weights, with the companions of the model in `parent`.
+pub(crate) fn write_directory(directory: &Path, config: &Value, weights: &Tensors, parent: &Path) -> Result<(), CheckpointError> {
     std::fs::create_dir_all(directory).map_err(|source| CheckpointError::Io { action: "create", path: directory.into(), source })?;
     for name in COMPANIONS {
         let path = parent.join(name);
@@ -64,9 +73,9 @@ pub fn save<B: Backend>(directory: &Path, config: &DecoderConfig, model: &Decode
             atomic::write(&directory.join(name), &bytes)?;
         }
     }
-    write::save(&directory.join(WEIGHTS), model)?;
+    write::write(&directory.join(WEIGHTS), weights)?;
     // Last, so that a directory with a configuration is a complete one.
-    atomic::write(&directory.join("config.json"), format!("{:#}\n", config.to_json()).as_bytes())
+    atomic::write(&directory.join("config.json"), format!("{config:#}\n").as_bytes())
 }
 
 /// The weight files of a model, and the path that names them in errors.

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 
+use super::tensors::{HostTensor, Tensors};
 use super::{atomic, names};
 use crate::error::CheckpointError;
 
@@ -15,24 +14,25 @@ use crate::error::CheckpointError;
 /// # Errors
 /// If the file cannot be written.
 pub fn save_module<B: Backend, M: Module<B>>(module: &M, path: &Path) -> Result<(), CheckpointError> {
-    save(path, module)
+    write(path, &tensors(module))
 }
 
-pub(super) fn save<B: Backend, M: Module<B>>(path: &Path, module: &M) -> Result<(), CheckpointError> {
+/// The parameters of `module` in host memory, under their names in files.
+pub fn tensors<B: Backend, M: Module<B>>(module: &M) -> Tensors {
     let mut collector = Collector::default();
     module.visit(&mut collector);
-    let views = collector.tensors.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the bytes are those of the shape");
-        (name.clone(), view)
-    });
+    collector.tensors
+}
+
+/// Writes tensors into one file, one after the other.
+pub(super) fn write(path: &Path, tensors: &Tensors) -> Result<(), CheckpointError> {
     let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).expect("names and shapes are serialisable");
-    atomic::write(path, &bytes)
+    atomic::write_by(path, |temporary| safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(std::io::Error::other))
 }
 
 #[derive(Default)]
 struct Collector {
-    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    tensors: Tensors,
     path: names::Path,
 }
 
@@ -49,7 +49,7 @@ impl<B: Backend> ModuleVisitor<B> for Collector {
         let tensor = param.val();
         let tensor = if self.path.is_transposed() { tensor.transpose() } else { tensor };
         let shape = tensor.dims().to_vec();
-        let data = tensor.into_data().convert::<f32>();
-        self.tensors.push((self.path.name(), shape, data.as_bytes().to_vec()));
+        let values = tensor.into_data().convert::<f32>().into_vec().expect("converted to f32");
+        self.tensors.insert(self.path.name(), HostTensor { shape, values });
     }
 }

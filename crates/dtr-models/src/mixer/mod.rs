@@ -1,6 +1,7 @@
 //! Mixers: what stands in a layer's attention sublayer, with its parameters and its state.
 
 pub mod attention;
+mod footprint;
 pub mod gated_delta;
 pub mod hedgehog;
 pub mod linear_map;
@@ -14,6 +15,7 @@ use dtr_attention::MixerBackend;
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, KeyValues};
+pub use footprint::Footprint;
 pub use gated_delta::GatedDelta;
 pub use hedgehog::Hedgehog;
 pub use linear_map::LinearMap;
@@ -98,6 +100,18 @@ impl MixerConfig {
             Self::Mamba2 { state, convolution } => Mixer::Mamba2(Mamba2::new(shape, state, convolution, device)),
             Self::LinearMap {} => Mixer::LinearMap(LinearMap::new(shape, device)),
         }
+    }
+}
+
+impl std::fmt::Display for MixerConfig {
+    /// The name, and the settings that are not off: `gated-delta (convolution 4)`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())?;
+        let value = serde_json::to_value(self).unwrap_or_default();
+        let settings = value[self.name()].as_object().into_iter().flatten();
+        let told: Vec<_> =
+            settings.filter(|(_, value)| !value.is_null() && **value != false).map(|(key, value)| format!("{key} {value}")).collect();
+        if told.is_empty() { Ok(()) } else { write!(f, " ({})", told.join(", ")) }
     }
 }
 
