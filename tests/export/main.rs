@@ -187,7 +187,6 @@ fn transformers_computes_what_we_compute() {
         ("llama_gqa", "MS"),
         ("llama_rope_llama3", "MS"),
         ("llama_rope_linear", "mS"),
-        ("llama_rope_yarn", "SM"),
         ("llama_head_dim_10", "SS"),
         ("llama_tied", "SM"),
         ("llama_bf16", "MS"),

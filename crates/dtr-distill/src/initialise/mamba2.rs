@@ -39,7 +39,7 @@ pub(super) fn fade<B: Backend>(mixer: &mut Mamba2<B>, distance: &[f32]) {
 fn repeated<B: Backend>(heads: Tensor<B, 3>, width: usize) -> Tensor<B, 3> {
     let own = heads.dims()[2];
     let time = |n: usize| {
-        let sign = if n % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = if n.is_multiple_of(2) { 1.0 } else { -1.0 };
         heads.clone().narrow(2, 0, own.min(width - n * own)).mul_scalar(sign * 0.5_f64.powi((n / 2) as i32))
     };
     Tensor::cat((0..width.div_ceil(own)).map(time).collect(), 2)

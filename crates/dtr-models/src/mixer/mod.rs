@@ -117,7 +117,6 @@ impl std::fmt::Display for MixerConfig {
 
 /// An attention sublayer, full or linear.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a model holds one a layer")]
 pub enum Mixer<B: Backend> {
     /// The parent's own.
     Softmax(Attention<B>),
