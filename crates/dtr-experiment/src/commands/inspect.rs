@@ -106,12 +106,12 @@ impl Inspected {
         for Group { letter, mixer, layers, footprint } in &self.groups {
             let limit = footprint.most_tokens.map_or_else(String::new, |tokens| format!(" for at most {tokens} tokens"));
             let held = match (footprint.state, footprint.per_token) {
-                (0, 0) => "nothing remembered".to_owned(),
+                (0, 0) => "nothing".to_owned(),
                 (state, 0) => format!("{} a sequence", bytes(state as f64)),
                 (0, token) => format!("{} a token{limit}", bytes(token as f64)),
                 (state, token) => format!("{} a sequence and {} a token{limit}", bytes(state as f64), bytes(token as f64)),
             };
-            lines.push(format!("  {letter} {mixer}: layers {}; {held} and layer", ranges(layers)));
+            lines.push(format!("  {letter} {mixer}: layers {}; each remembers {held}", ranges(layers)));
         }
         lines.push(format!("memory      {} a sequence and {} a token, in f32", bytes(state as f64), bytes(per_token as f64)));
         for (format, possible) in &self.formats {

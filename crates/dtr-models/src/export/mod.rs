@@ -40,6 +40,9 @@ pub enum Format {
     Fla,
 }
 
+/// Parents with the block that all formats but their own assume: RMS norms in front, rotary positions, a gated MLP. Others are to be looked at first.
+const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
 impl Format {
     /// All there are.
     pub const ALL: [Self; 5] = [Self::Parent, Self::Qwen35, Self::Qwen3Next, Self::GraniteHybrid, Self::Fla];
@@ -69,8 +72,13 @@ impl Format {
     /// # Errors
     /// With what it lacks, if not.
     pub fn check(self, config: &DecoderConfig) -> Result<(), Refusal> {
+        let family = config.model_type.as_str();
         match self {
             Self::Parent => parent::check(config),
+            _ if !FAMILIES.contains(&family) => {
+                let reason = format!("the format has the block of {}, and another one has no exact form there", FAMILIES.join(", "));
+                Err(Refusal::model(format!("model_type = {family}"), reason))
+            }
             Self::Qwen35 => qwen3_5::check(config),
             Self::Qwen3Next => qwen3_next::check(config),
             Self::GraniteHybrid => granite_hybrid::check(config),
