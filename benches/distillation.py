@@ -11,7 +11,7 @@ import argparse, json, pathlib, subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COPY = dict(projections="copy", decay="constant", write="constant", gate="neutral", shrink=1.0, scale=False, ridge="off", **{"feature-map-steps": 0})
-GATED, HEDGEHOG = "{ gated-delta = { convolution = 4 } }", "{ hedgehog = {} }"
+GATED, HEDGEHOG, MAMBA = "{ gated-delta = { convolution = 4 } }", "{ hedgehog = {} }", "{ mamba2 = { state = 64, convolution = 4 } }"
 CHOSEN = dict(COPY, decay="distance", gate="magnitude", shrink=0.2, ridge="throughout")
 ROWS = {
     "gated-delta, random": (GATED, dict(COPY, projections="random"), {}),
@@ -33,6 +33,11 @@ ROWS = {
     "gated-delta, chosen, cosine": (GATED, CHOSEN, {"loss": '"cosine"'}),
     "gated-delta, chosen, 16 rows at 5e-3": (GATED, CHOSEN, {"rows": 16, "learning-rate": 5e-3}),
     "gated-delta turned by position, chosen": (GATED.replace("4 }", "4, rotary = true }"), CHOSEN, {}),
+    "mamba2, random": (MAMBA, dict(COPY, projections="random"), {}),
+    "mamba2, copied": (MAMBA, COPY, {}),
+    "mamba2, chosen": (MAMBA, CHOSEN, {}),
+    "mamba2, chosen, by muon at 2e-2": (MAMBA, CHOSEN, {"optimiser": '"muon"', "learning-rate": 2e-2}),
+    "mamba2 with a state of 32, chosen": (MAMBA.replace("64", "32"), CHOSEN, {}),
     "hedgehog, copied": (HEDGEHOG, COPY, {}),
     "hedgehog, copied, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout"), {}),
     "hedgehog, copied, map from attention, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout", **{"feature-map-steps": 100}), {}),

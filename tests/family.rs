@@ -199,9 +199,8 @@ fn mamba2(file: &Golden, x: Tensor<Inner, 3>) -> Tensor<Inner, 3> {
     let channels = INNER + 2 * GROUPS * STATE;
     let (z, mixed, dt) = (part(&projected, 0, INNER), part(&projected, INNER, channels), part(&projected, INNER + channels, HEADS));
     let filter = file.float::<Inner, 3>("conv1d.weight").reshape([channels, 4]);
-    // The bias stands inside the silu, so that the fused form does not serve.
-    let convolved = convolution::causal(mixed, filter, Tensor::zeros([batch, 3, channels], &Default::default()));
-    let mixed = activation::silu(convolved + vector("conv1d.bias").unsqueeze());
+    let empty = Tensor::zeros([batch, 3, channels], &Default::default());
+    let mixed = convolution::causal_bias_silu(mixed, filter, vector("conv1d.bias"), empty);
     let heads = |x: Tensor<Inner, 3>, count: usize| {
         let width = x.dims()[2] / count;
         x.reshape([batch, time, count, width]).swap_dims(1, 2)

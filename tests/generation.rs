@@ -20,10 +20,11 @@ fn mixed() -> Decoder<Inner> {
         MixerConfig::SlidingWindow { window: 9, sinks: 2 },
         MixerConfig::Hedgehog {},
         MixerConfig::GatedDelta { convolution: 4, rotary: false },
+        MixerConfig::Mamba2 { state: 16, convolution: 4 },
         MixerConfig::LinearMap {},
     ];
     for (layer, other) in others.iter().enumerate() {
-        model.layers[2 * layer + 1].mixer = filled(other, &config, layer as u64);
+        model.layers[layer + 2].mixer = filled(other, &config, layer as u64);
     }
     model
 }

@@ -19,6 +19,8 @@ fn operators() -> Vec<MixerConfig> {
         MixerConfig::Hedgehog {},
         MixerConfig::GatedDelta { convolution: 4, rotary: false },
         MixerConfig::GatedDelta { convolution: 1, rotary: true },
+        MixerConfig::Mamba2 { state: 8, convolution: 4 },
+        MixerConfig::Mamba2 { state: 3, convolution: 1 },
         MixerConfig::LinearMap {},
     ]
 }
@@ -143,7 +145,7 @@ impl burn::module::ModuleMapper<Inner> for Randomise {
 
 #[test]
 fn a_hybrid_saves_and_loads_as_it_is() {
-    for letters in ["GS", "SW", "HG", "WH"] {
+    for letters in ["GS", "SW", "HG", "WH", "MS"] {
         let (config, model) = hybrid(letters);
         assert_eq!(config.layout(), letters);
         let directory = tempfile::tempdir().expect("a directory");
@@ -157,7 +159,7 @@ fn a_hybrid_saves_and_loads_as_it_is() {
 
 #[test]
 fn prefill_and_decode_give_the_logits_of_one_pass() {
-    for letters in ["SS", "GS", "WH", "HG"] {
+    for letters in ["SS", "GS", "WH", "HG", "MG"] {
         let (_, model) = hybrid(letters);
         let tokens: Vec<u32> = (0..40).map(|i| i * 11 % 39).collect();
         let whole = model.logits(ids(&[tokens.iter().map(|&token| i64::from(token)).collect()]));
@@ -171,7 +173,7 @@ fn prefill_and_decode_give_the_logits_of_one_pass() {
 
 #[test]
 fn a_batch_of_unequal_prompts_generates_what_each_generates_alone() {
-    for letters in ["SS", "GS", "WH"] {
+    for letters in ["SS", "GS", "WH", "MS"] {
         let (_, model) = hybrid(letters);
         let prompts: Vec<Vec<u32>> = [12, 5, 1].iter().map(|&length| (0..length).map(|i| (i * 5 + length) % 39).collect()).collect();
         let device = Default::default();
@@ -299,6 +301,7 @@ fn hand_written_backward_passes_are_the_slopes() {
     for width in [1_usize, 4] {
         let filter = numbers::<Inner, 2>([6, width], 5);
         let state = numbers::<Inner, 3>([2, width - 1, 6], 6);
+        let bias = numbers::<Inner, 1>([6], 7);
         if width == 1 {
             check_backward!(
                 "convolution of width 1",
@@ -307,6 +310,7 @@ fn hand_written_backward_passes_are_the_slopes() {
             );
         } else {
             check_backward!("convolution", [flat, filter, state], convolution::causal_silu(flat, filter, state));
+            check_backward!("convolution and bias", [flat, filter, bias, state], convolution::causal_bias_silu(flat, filter, bias, state));
         }
     }
 

@@ -1,11 +1,12 @@
 //! Mixer mathematics against public reference implementations: outputs, states, gradients. The files are made by `golden/make_mixers.py`.
 
+use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::backend::AutodiffBackend;
 use dtr_attention::recurrence::{self, Inputs};
 use dtr_attention::{Positions, Span, feature_map, linear, norm, softmax};
-use dtr_models::mixer::GatedDelta;
-use dtr_models::{AttentionShape, Mixer, MixerConfig};
+use dtr_models::mixer::{GatedDelta, Mamba2, MixerState};
+use dtr_models::{AttentionShape, Mixer};
 use dtr_tests::{Golden, Inner, Train, close, numbers};
 
 const TOLERANCE: f32 = 2e-5;
@@ -135,60 +136,118 @@ fn hedgehog_agrees_with_torch() {
     check_gradients(&file, output, &[("weight", &weight)]);
 }
 
-/// The sublayer with the weights of transformers' `Qwen3_5GatedDeltaNet`.
-fn module(file: &Golden) -> GatedDelta<Inner> {
-    let shape =
-        AttentionShape { hidden: 24, heads: 2, kv_heads: 2, head_dim: 6, qkv_bias: false, output_bias: false, qk_norm: false, eps: 1e-6 };
-    let Mixer::GatedDelta(mut module) =
-        (MixerConfig::GatedDelta { convolution: 4, rotary: false }).init::<Inner>(&shape, &Default::default())
-    else {
-        unreachable!()
-    };
-    let matrix = |name: &str| burn::module::Param::from_tensor(file.float::<Inner, 2>(&format!("{name}.weight")).transpose());
-    let vector = |name: &str| burn::module::Param::from_tensor(file.float::<Inner, 1>(name));
-    module.in_proj_qkv.weight = matrix("in_proj_qkv");
-    module.in_proj_z.weight = matrix("in_proj_z");
-    module.in_proj_b.weight = matrix("in_proj_b");
-    module.in_proj_a.weight = matrix("in_proj_a");
-    module.out_proj.weight = matrix("out_proj");
-    module.conv1d.weight = burn::module::Param::from_tensor(file.float("conv1d.weight"));
-    module.a_log = vector("A_log");
-    module.dt_bias = vector("dt_bias");
-    module.norm.weight = vector("norm.weight");
-    module
+/// A matrix of a module of torch.
+fn matrix<B: Backend>(file: &Golden, name: &str) -> Tensor<B, 2> {
+    file.float::<B, 2>(&format!("{name}.weight")).transpose()
 }
 
-/// What a layer knows about tokens at these positions; no rotary tables, which this sublayer does not use.
-fn context(positions: Positions) -> dtr_models::Context<Inner> {
+fn trained<B: Backend, const R: usize>(x: Tensor<B, R>) -> Param<Tensor<B, R>> {
+    Param::from_tensor(x).set_require_grad(true)
+}
+
+/// The sublayer with the weights of transformers' `Qwen3_5GatedDeltaNet`.
+fn gated_delta<B: Backend>(file: &Golden) -> Mixer<B> {
+    let shape = AttentionShape { heads: 2, kv_heads: 2, ..SHAPE };
+    let mut module = GatedDelta::<B>::new(&shape, 4, false, &Default::default());
+    module.in_proj_qkv.weight = trained(matrix(file, "in_proj_qkv"));
+    module.in_proj_z.weight = trained(matrix(file, "in_proj_z"));
+    module.in_proj_b.weight = trained(matrix(file, "in_proj_b"));
+    module.in_proj_a.weight = trained(matrix(file, "in_proj_a"));
+    module.out_proj.weight = trained(matrix(file, "out_proj"));
+    module.conv1d.weight = trained(file.float("conv1d.weight"));
+    module.a_log = trained(file.float("A_log"));
+    module.dt_bias = trained(file.float("dt_bias"));
+    module.norm.weight = trained(file.float("norm.weight"));
+    Mixer::GatedDelta(module)
+}
+
+/// The sublayer with the weights of transformers' `GraniteMoeHybridMambaLayer`.
+fn mamba2<B: Backend>(file: &Golden) -> Mixer<B> {
+    let mut module = Mamba2::<B>::new(&SHAPE, 10, 4, &Default::default());
+    let joined = matrix::<B>(file, "in_proj");
+    module.in_proj_z.weight = trained(joined.clone().narrow(1, 0, 24));
+    module.in_proj_xbc.weight = trained(joined.clone().narrow(1, 24, 104));
+    module.in_proj_dt.weight = trained(joined.narrow(1, 128, 4));
+    module.out_proj.weight = trained(matrix(file, "out_proj"));
+    module.conv1d.weight = trained(file.float("conv1d.weight"));
+    module.conv1d.bias = Some(trained(file.float("conv1d.bias")));
+    module.a_log = trained(file.float("A_log"));
+    module.d = trained(file.float("D"));
+    module.dt_bias = trained(file.float("dt_bias"));
+    module.norm.weight = trained(file.float("norm.weight"));
+    Mixer::Mamba2(module)
+}
+
+const SHAPE: AttentionShape =
+    AttentionShape { hidden: 24, heads: 4, kv_heads: 4, head_dim: 6, qkv_bias: false, output_bias: false, qk_norm: false, eps: 1e-6 };
+
+/// What a layer knows about tokens at these positions; no rotary tables, which these sublayers do not use.
+fn context<B: Backend>(positions: Positions) -> dtr_models::Context<B> {
     let device = Default::default();
     let none = Tensor::zeros([1, 1, positions.length(), 3], &device);
     dtr_models::Context { tokens: positions.tokens(&device), positions, rotary: dtr_models::rope::Rotary { cos: none.clone(), sin: none } }
 }
 
-#[test]
-fn the_gated_delta_sublayer_is_that_of_qwen3_5() {
-    let file = Golden::open("mixers/gated_delta_module.safetensors");
-    let module = module(&file);
+/// The module's outputs over whole sequences, behind left padding and in pieces; its state `[B, H, D, V]`.
+fn check_sublayer(file: &Golden, module: &Mixer<Inner>, state: Tensor<Inner, 4>) {
     let x = file.float::<Inner, 3>("x");
-    let (y, _) = module.forward(x.clone(), &context(Positions::range(0, 37)), module.empty_state(2));
-    close("output", &y, &file.float("y"), TOLERANCE);
+    close("output", &module.mix(x.clone(), &context(Positions::range(0, 37))), &file.float("y"), TOLERANCE);
 
-    let (first, mut state) = module.forward(x.clone().narrow(1, 0, 30), &context(Positions::range(0, 30)), module.empty_state(2));
-    close("state after 30 tokens", &state.matrix, &file.float("state_after_prefill"), TOLERANCE);
+    let (first, mut next) = module.forward(x.clone().narrow(1, 0, 30), &context(Positions::range(0, 30)), module.empty_state(2));
+    let MixerState::Recurrent(found) = &next else { panic!("a recurrence") };
+    close("state after 30 tokens", &found.matrix, &state, TOLERANCE);
     let mut parts = vec![first];
     for t in 30..37 {
-        let (y, next) = module.forward(x.clone().narrow(1, t, 1), &context(Positions::range(t, 1)), state);
+        let (y, after) = module.forward(x.clone().narrow(1, t, 1), &context(Positions::range(t, 1)), next);
         parts.push(y);
-        state = next;
+        next = after;
     }
     close("prefill and decode", &Tensor::cat(parts, 1), &file.float("y_cached"), TOLERANCE);
 
-    let mask: Vec<Vec<bool>> = mask_rows(&file);
-    let positions = Positions::padded(&mask, &[0, 0]);
-    let (y, _) = module.forward(file.float("x_left"), &context(positions), module.empty_state(2));
+    let mask: Vec<Vec<bool>> = mask_rows(file);
+    let y = module.mix(file.float("x_left"), &context(Positions::padded(&mask, &[0, 0])));
     let first = mask[1].iter().filter(|token| !**token).count();
     let valid = |x: Tensor<Inner, 3>| x.slice([1..2, first..37, 0..24]);
     close("left padding", &valid(y), &valid(file.float("y_left")), TOLERANCE);
+}
+
+#[test]
+fn the_gated_delta_sublayer_is_that_of_qwen3_5() {
+    let file = Golden::open("mixers/gated_delta_module.safetensors");
+    check_sublayer(&file, &gated_delta(&file), file.float("state_after_prefill"));
+}
+
+#[test]
+fn the_mamba2_sublayer_is_that_of_granite() {
+    let file = Golden::open("mixers/mamba2_module.safetensors");
+    check_sublayer(&file, &mamba2(&file), file.float::<Inner, 4>("state_after_prefill").swap_dims(2, 3));
+}
+
+#[test]
+fn the_mamba2_sublayer_has_the_gradients_of_granite() {
+    let file = Golden::open("mixers/mamba2_module.safetensors");
+    let mixer = mamba2::<Train>(&file);
+    let x = file.float::<Train, 3>("x").require_grad();
+    let gradients = (mixer.mix(x.clone(), &context(Positions::range(0, 37))) * file.float("w_y")).sum().backward();
+    let Mixer::Mamba2(module) = &mixer else { unreachable!() };
+    close("x", &x.grad(&gradients).expect("a gradient"), &file.float("grad_x"), GRADIENT_TOLERANCE);
+    let of = |param: &Param<Tensor<Train, 2>>| param.val().grad(&gradients).expect("a gradient");
+    let parts = [&module.in_proj_z, &module.in_proj_xbc, &module.in_proj_dt].map(|linear| of(&linear.weight));
+    close("in_proj", &Tensor::cat(parts.into(), 1), &matrix(&file, "grad_in_proj"), GRADIENT_TOLERANCE);
+    close("out_proj", &of(&module.out_proj.weight), &matrix(&file, "grad_out_proj"), GRADIENT_TOLERANCE);
+    let taps = module.conv1d.weight.val().grad(&gradients).expect("a gradient");
+    close("conv1d", &taps, &file.float("grad_conv1d.weight"), GRADIENT_TOLERANCE);
+    let bias = module.conv1d.bias.as_ref().expect("a bias");
+    for (name, param) in [
+        ("conv1d.bias", bias),
+        ("A_log", &module.a_log),
+        ("D", &module.d),
+        ("dt_bias", &module.dt_bias),
+        ("norm.weight", &module.norm.weight),
+    ] {
+        let found = param.val().grad(&gradients).expect("a gradient");
+        close(name, &found, &file.float(&format!("grad_{name}")), GRADIENT_TOLERANCE);
+    }
 }
 
 fn mask_rows(file: &Golden) -> Vec<Vec<bool>> {

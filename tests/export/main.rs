@@ -35,14 +35,19 @@ impl ModuleMapper<Inner> for Draw {
     }
 }
 
-/// The parent in `directory` with gated-delta layers of this convolution where the layout has a digit, and its own attention where it has an S.
+/// The parent in `directory` with its own attention where the layout has an S, gated delta of this convolution where it has a digit, and Mamba-2 of a
+/// convolution of 4 or 2 where it has an M or m.
 fn hybrid(directory: &Path, layout: &str) -> (DecoderConfig, Decoder<Inner>) {
     let device = Default::default();
     let (mut config, mut model) = checkpoint::load::<Inner>(directory, &device).expect("a parent");
     assert_eq!(layout.len(), config.layers());
     for (layer, letter) in layout.chars().enumerate() {
-        let Some(convolution) = letter.to_digit(10) else { continue };
-        config.mixers[layer] = MixerConfig::GatedDelta { convolution: convolution as usize, rotary: false };
+        config.mixers[layer] = match letter {
+            'S' => continue,
+            'M' => MixerConfig::Mamba2 { state: 12, convolution: 4 },
+            'm' => MixerConfig::Mamba2 { state: 12, convolution: 2 },
+            _ => MixerConfig::GatedDelta { convolution: letter.to_digit(10).expect("a digit") as usize, rotary: false },
+        };
         // Sums over the width stay about as large as in the trained parent.
         let mut draw = Draw { seed: 1000 * layer as u64, size: 2.0 / (config.attention.hidden as f64).sqrt() };
         model.layers[layer].mixer = config.mixers[layer].init(&config.attention, &device).map(&mut draw);
@@ -176,6 +181,21 @@ fn transformers_computes_what_we_compute() {
     }
     for layout in ["SSSSSSSS", "4444444S", "4S4S4S4S", "SS44S444", "S4443S2S"] {
         write(&tiny_qwen3(), layout, &both);
+    }
+    for (case, layout) in [
+        ("llama_gqa", "SM"),
+        ("llama_gqa", "MS"),
+        ("llama_rope_llama3", "MS"),
+        ("llama_rope_linear", "mS"),
+        ("llama_head_dim_10", "SS"),
+        ("llama_tied", "SM"),
+        ("llama_bf16", "MS"),
+        ("llama_shards", "MSm"),
+        ("mistral_full", "SS"),
+        ("qwen2_tied", "MS"),
+        ("qwen2_tied", "SS"),
+    ] {
+        write(&parent(case), layout, &[Format::GraniteHybrid]);
     }
     for case in ["llama_rope_llama3", "llama_biases", "llama_tied", "llama_bf16", "mistral_window", "qwen2_window_above", "qwen3_biases"] {
         write(&parent(case), "SS", &[Format::Parent]);

@@ -7,14 +7,16 @@ Everything is f32 and in the layout [B, H, T, D] (module files: [B, T, N]). Grad
 sum(o * w_o), plus sum(final_* * w_final_*) where a final state is returned; the weights w_* stand in the files.
 `grad_x` belongs to the input `x`. Each file's metadata entry `conventions` states its own.
 
-References: transformers' `torch_chunk_gated_delta_rule`, `torch_recurrent_gated_delta_rule` and
-`Qwen3_5GatedDeltaNet`; the naive.py files of flash-linear-attention (fla-core); torch's scaled_dot_product_attention.
+References: transformers' `torch_chunk_gated_delta_rule`, `torch_recurrent_gated_delta_rule`, `Qwen3_5GatedDeltaNet` and
+`GraniteMoeHybridMambaLayer`; the naive.py files of flash-linear-attention (fla-core); torch's scaled_dot_product_attention.
 """
 import functools
 import torch, torch.nn.functional as F
 import reference
 from reference import agree, naive, normal, run, swap, with_weights    # in front of transformers
 from transformers import DynamicCache
+from transformers.models.granitemoehybrid.configuration_granitemoehybrid import GraniteMoeHybridConfig
+from transformers.models.granitemoehybrid.modeling_granitemoehybrid import GraniteMoeHybridMambaLayer
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet, l2norm, torch_chunk_gated_delta_rule, torch_recurrent_gated_delta_rule
 
@@ -74,18 +76,16 @@ def linear_attention(time, width=8, value=12):
         "states": "o, final_* and grad_* start from zero; continued_* are the same inputs from initial_kv, initial_z"})
 
 
-# ---- the gated delta sublayer --------------------------------------------------------------------------------------
+# ---- sublayers: gated delta, Mamba-2 -------------------------------------------------------------------------------
 @torch.no_grad()
 def randomise(module):
     for name, weight in module.named_parameters():
         noise = normal(*weight.shape)
-        weight.copy_(1 + 0.3 * noise if name == "norm.weight" else noise - 1 if name == "dt_bias" else 0.4 * noise)
+        weight.copy_(1 + 0.3 * noise if name in ("norm.weight", "D") else noise - 1 if name == "dt_bias" else 0.4 * noise)
 
 
-def gated_delta_module(name, value_heads, value_dim, hidden=24, time=37, pad=11, prefill=30):
-    config = Qwen3_5TextConfig(hidden_size=hidden, num_hidden_layers=1, layer_types=["linear_attention"], rms_norm_eps=1e-6, linear_conv_kernel_dim=4,
-                               linear_num_key_heads=2, linear_num_value_heads=value_heads, linear_key_head_dim=6, linear_value_head_dim=value_dim)
-    module = Qwen3_5GatedDeltaNet(config, layer_idx=0)
+def sublayer(module, config, hidden, time=37, pad=11, prefill=30):
+    """A module with random weights: outputs of a whole pass with gradients, behind left padding, and through the cache."""
     randomise(module)
     x, w_y = normal(2, time, hidden).requires_grad_(), normal(2, time, hidden)
     y = module(x)
@@ -107,12 +107,32 @@ def gated_delta_module(name, value_heads, value_dim, hidden=24, time=37, pad=11,
         pieces += [module(x[:, t:t + 1], cache_params=cache) for t in range(prefill, time)]
         y_cached = torch.cat(pieces, 1)
         torch.testing.assert_close(y_cached, y, rtol=1e-4, atol=1e-5)
-    save(name, parameters | dict(x=x, y=y, w_y=w_y) | gradients | dict(mask=mask, x_left=x_left, y_left=y_left, y_cached=y_cached, state_after_prefill=state), {
+    return parameters | dict(x=x, y=y, w_y=w_y) | gradients | dict(mask=mask, x_left=x_left, y_left=y_left, y_cached=y_cached, state_after_prefill=state)
+
+
+def calls(state):
+    return {
+        "mask": "1 token, 0 left padding; x_left row 1 is 11 zeros and the first 26 rows of x; y_left is zero where the mask is",
+        "y_cached": f"30 tokens at once, then 7 single tokens through the cache; state_after_prefill {state} is the state in front of those"}
+
+
+def gated_delta_module(name, value_heads, value_dim, hidden=24):
+    config = Qwen3_5TextConfig(hidden_size=hidden, num_hidden_layers=1, layer_types=["linear_attention"], rms_norm_eps=1e-6, linear_conv_kernel_dim=4,
+                               linear_num_key_heads=2, linear_num_value_heads=value_heads, linear_key_head_dim=6, linear_value_head_dim=value_dim)
+    save(name, sublayer(Qwen3_5GatedDeltaNet(config, layer_idx=0), config, hidden), {
         "reference": "transformers Qwen3_5GatedDeltaNet; parameters under its names",
         "in_proj_qkv": "rows: queries of all key heads, keys of all key heads, values of all value heads; value head h reads key head h / (value heads / key heads)",
-        "norm": "weight * o * rsqrt(mean(o^2) + 1e-6) over a head's values, then times silu(z)",
-        "mask": "1 token, 0 left padding; x_left row 1 is 11 zeros and the first 26 rows of x; y_left is zero where the mask is",
-        "y_cached": "30 tokens at once, then 7 single tokens through the cache; state_after_prefill [B, H, D, V] is the state in front of those"})
+        "norm": "weight * o * rsqrt(mean(o^2) + 1e-6) over a head's values, then times silu(z)"} | calls("[B, H, D, V]"))
+
+
+def mamba2_module(name, hidden=24, heads=4, state=10):
+    config = GraniteMoeHybridConfig(hidden_size=hidden, num_hidden_layers=1, layer_types=["linear_attention"], num_attention_heads=heads, rms_norm_eps=1e-6,
+                                    mamba_n_heads=heads, mamba_n_groups=heads, mamba_d_head=hidden // heads, mamba_d_state=state, mamba_d_conv=4, mamba_expand=1,
+                                    mamba_chunk_size=16)
+    save(name, sublayer(GraniteMoeHybridMambaLayer(config, layer_idx=0).eval(), config, hidden), {
+        "reference": "transformers GraniteMoeHybridMambaLayer, groups = heads; parameters under its names",
+        "in_proj": "no bias; rows: 24 gate z, 104 to the convolution (24 x, 40 B, 40 C, each head by head), 4 dt",
+        "norm": "u = (o + D x) * silu(z); weight * u * rsqrt(mean(u^2) + 1e-6), the mean over each head's 6 features"} | calls("[B, H, P, N], transposed to ours,"))
 
 
 # ---- sliding window and sinks --------------------------------------------------------------------------------------
@@ -149,3 +169,4 @@ gated_delta_module("gated_delta_module", value_heads=2, value_dim=6)
 gated_delta_module("gated_delta_module_grouped", value_heads=4, value_dim=10)
 sliding_window_sinks()
 hedgehog()
+mamba2_module("mamba2_module")

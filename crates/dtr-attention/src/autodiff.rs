@@ -9,6 +9,7 @@ use burn::tensor::TensorMetadata;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use crate::backend::{FusedBackend, MixerBackend};
+use crate::convolution::ConvolutionInputs;
 use crate::position::{Positions, Span};
 use crate::recurrence::RecurrenceInputs;
 
@@ -108,18 +109,30 @@ impl<B: FusedBackend> Operation<B, 2> for SwiGlu {
     }
 }
 
+/// The inputs in the order `x, weight, state`, then `bias` if it is there.
 #[derive(Debug, Clone)]
 struct ConvolutionSilu;
 
-impl<B: FusedBackend> Operation<B, 3> for ConvolutionSilu {
+impl ConvolutionSilu {
+    fn named<T, const N: usize>(inputs: [T; N]) -> ConvolutionInputs<T> {
+        let mut inputs = inputs.into_iter();
+        let mut next = || inputs.next().expect("as many inputs as there are");
+        let (x, weight, state) = (next(), next(), next());
+        ConvolutionInputs { x, weight, bias: inputs.next(), state }
+    }
+}
+
+impl<B: FusedBackend, const N: usize> Operation<B, N> for ConvolutionSilu {
     type Kept = ();
 
-    fn forward(&self, [x, weight, state]: [FloatTensor<B>; 3]) -> (FloatTensor<B>, ()) {
-        (B::convolution_silu(x, weight, state), ())
+    fn forward(&self, inputs: [FloatTensor<B>; N]) -> (FloatTensor<B>, ()) {
+        (B::convolution_silu(Self::named(inputs)), ())
     }
 
-    fn backward(self, [x, weight, state]: [FloatTensor<B>; 3], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; 3] {
-        B::convolution_silu_backward(x, weight, state, grad)
+    fn backward(self, inputs: [FloatTensor<B>; N], (): (), grad: FloatTensor<B>) -> [FloatTensor<B>; N] {
+        let ConvolutionInputs { x, weight, bias, state } = B::convolution_silu_backward(Self::named(inputs), grad);
+        let mut grads = [x, weight, state].into_iter().chain(bias);
+        std::array::from_fn(|_| grads.next().expect("as many gradients as inputs"))
     }
 }
 
@@ -238,8 +251,11 @@ impl<B: FusedBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
         differentiable::<B, C, _, 2>(SwiGlu, [gate, up])
     }
 
-    fn convolution_silu(x: FloatTensor<Self>, weight: FloatTensor<Self>, state: FloatTensor<Self>) -> FloatTensor<Self> {
-        differentiable::<B, C, _, 3>(ConvolutionSilu, [x, weight, state])
+    fn convolution_silu(ConvolutionInputs { x, weight, bias, state }: ConvolutionInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
+        match bias {
+            None => differentiable::<B, C, _, 3>(ConvolutionSilu, [x, weight, state]),
+            Some(bias) => differentiable::<B, C, _, 4>(ConvolutionSilu, [x, weight, state, bias]),
+        }
     }
 
     fn cross_entropy(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {

@@ -5,6 +5,7 @@ use burn::tensor::TensorPrimitive;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
+use crate::convolution::ConvolutionInputs;
 use crate::position::{Positions, Span};
 use crate::recurrence::{self, RecurrenceInputs};
 use crate::{adamw, convolution, gate, linear, loss, norm, rotary, softmax};
@@ -29,9 +30,9 @@ pub trait MixerBackend: Backend {
         gate::swiglu_composed::<Self>(gate, up)
     }
 
-    /// `silu` of a causal convolution. `x [B, T, N]`, `weight [N, W]`, `state [B, W - 1, N]` -> `[B, T, N]`.
-    fn convolution_silu(x: FloatTensor<Self>, weight: FloatTensor<Self>, state: FloatTensor<Self>) -> FloatTensor<Self> {
-        convolution::silu_composed::<Self>(x, weight, state)
+    /// `silu` of a causal convolution and its bias; see [`convolution`]. Returns `[B, T, N]`.
+    fn convolution_silu(inputs: ConvolutionInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
+        convolution::silu_composed::<Self>(inputs)
     }
 
     /// Negative log-likelihood of each row's target; see [`loss::cross_entropy`]. `logits [N, C]`, `targets [N]` -> `[N]`.
@@ -84,13 +85,11 @@ pub trait FusedBackend: MixerBackend {
     /// Gradients of [`MixerBackend::swiglu`] with respect to `gate` and `up`.
     fn swiglu_backward(gate: FloatTensor<Self>, up: FloatTensor<Self>, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2];
 
-    /// Gradients of [`MixerBackend::convolution_silu`] with respect to `x`, `weight` and `state`.
+    /// Gradients of [`MixerBackend::convolution_silu`] with respect to its inputs.
     fn convolution_silu_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        state: FloatTensor<Self>,
+        inputs: ConvolutionInputs<FloatTensor<Self>>,
         grad: FloatTensor<Self>,
-    ) -> [FloatTensor<Self>; 3];
+    ) -> ConvolutionInputs<FloatTensor<Self>>;
 
     /// Gradient of [`MixerBackend::cross_entropy`] with respect to the logits.
     fn cross_entropy_backward(logits: FloatTensor<Self>, targets: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;

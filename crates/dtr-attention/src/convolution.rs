@@ -11,12 +11,40 @@ use crate::backend::{MixerBackend, primitive, tensor};
 /// # Shapes
 /// `x [B, T, N]`, `weight [N, W]`, `state [B, W - 1, N]` -> `[B, T, N]`.
 pub fn causal_silu<B: MixerBackend>(x: Tensor<B, 3>, weight: Tensor<B, 2>, state: Tensor<B, 3>) -> Tensor<B, 3> {
-    tensor(B::convolution_silu(primitive(x), primitive(weight), primitive(state)))
+    let inputs = ConvolutionInputs { x: primitive(x), weight: primitive(weight), bias: None, state: primitive(state) };
+    tensor(B::convolution_silu(inputs))
 }
 
-/// The definition of [`causal_silu`].
-pub(crate) fn silu_composed<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, state: FloatTensor<B>) -> FloatTensor<B> {
-    primitive(silu(causal::<B>(tensor(x), tensor(weight), tensor(state))))
+/// `silu` of [`causal`] and a bias, in one pass.
+///
+/// # Shapes
+/// `x [B, T, N]`, `weight [N, W]`, `bias [N]`, `state [B, W - 1, N]` -> `[B, T, N]`.
+pub fn causal_bias_silu<B: MixerBackend>(x: Tensor<B, 3>, weight: Tensor<B, 2>, bias: Tensor<B, 1>, state: Tensor<B, 3>) -> Tensor<B, 3> {
+    let inputs = ConvolutionInputs { x: primitive(x), weight: primitive(weight), bias: Some(primitive(bias)), state: primitive(state) };
+    tensor(B::convolution_silu(inputs))
+}
+
+/// What enters a convolution, for tensors or primitives `T`.
+#[derive(Debug, Clone)]
+pub struct ConvolutionInputs<T> {
+    /// `[B, T, N]`.
+    pub x: T,
+    /// One filter a channel, `[N, W]`.
+    pub weight: T,
+    /// Added to each channel, `[N]`.
+    pub bias: Option<T>,
+    /// What lies before the sequence, `[B, W - 1, N]`.
+    pub state: T,
+}
+
+/// The definition of [`causal_silu`] and [`causal_bias_silu`].
+pub(crate) fn silu_composed<B: Backend>(inputs: ConvolutionInputs<FloatTensor<B>>) -> FloatTensor<B> {
+    let ConvolutionInputs { x, weight, bias, state } = inputs;
+    let y = causal::<B>(tensor(x), tensor(weight), tensor(state));
+    primitive(silu(match bias {
+        Some(bias) => y + tensor::<B, 1>(bias).unsqueeze(),
+        None => y,
+    }))
 }
 
 /// `y[t] = sum_j weight[:, j] * x[t - W + 1 + j]`; what lies before the sequence comes from `state`.

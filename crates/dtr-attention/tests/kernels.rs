@@ -400,18 +400,31 @@ fn sigmoid_is_accurate_over_the_whole_range() {
 #[test]
 fn convolution_is_its_definition() {
     for (time, channels, width) in [(1, 5, 4), (2, 5, 4), (33, 7, 3), (65, 40, 4), (100, 8, 2)] {
+        // `x`, filters, state and, where there is one, bias.
+        let named = |inputs: Inputs| {
+            let mut inputs = inputs.into_iter();
+            let [x, w, state] = [(); 3].map(|()| inputs.next().expect("three inputs").squeeze_dim::<3>(0));
+            let bias: Option<Tensor<Train, 1>> = inputs.next().map(|bias| bias.reshape([channels]));
+            (x, w.reshape([channels, width]), state.narrow(1, 0, width - 1), bias)
+        };
         let fused = |inputs: Inputs| {
-            let [x, w, state] = <[_; 3]>::try_from(inputs).expect("three inputs").map(|x: Tensor<Train, 4>| x.squeeze_dim::<3>(0));
-            let [channels, width, _] = w.dims();
-            convolution::causal_silu(x, w.reshape([channels, width]), state.narrow(1, 0, width - 1)).unsqueeze()
+            let (x, w, state, bias) = named(inputs);
+            let y = match bias {
+                Some(bias) => convolution::causal_bias_silu(x, w, bias, state),
+                None => convolution::causal_silu(x, w, state),
+            };
+            y.unsqueeze()
         };
         let definition = |inputs: Inputs| {
-            let [x, w, state] = <[_; 3]>::try_from(inputs).expect("three inputs").map(|x: Tensor<Train, 4>| x.squeeze_dim::<3>(0));
-            let [channels, width, _] = w.dims();
-            silu(convolution::causal(x, w.reshape([channels, width]), state.narrow(1, 0, width - 1))).unsqueeze()
+            let (x, w, state, bias) = named(inputs);
+            let y = convolution::causal(x, w, state);
+            silu(bias.map_or(y.clone(), |bias| y + bias.unsqueeze())).unsqueeze()
         };
-        let shapes = [[1, 2, time, channels], [1, channels, width, 1], [1, 2, width - 1, channels]];
-        check_differences(&format!("{time} tokens, {channels} channels, width {width}"), &shapes, fused, definition);
+        let shapes = [[1, 2, time, channels], [1, channels, width, 1], [1, 2, width - 1, channels], [1, 1, 1, channels]];
+        for inputs in [3, 4] {
+            let what = format!("{time} tokens, {channels} channels, width {width}, {inputs} inputs");
+            check_differences(&what, &shapes[..inputs], fused, definition);
+        }
     }
 }
 

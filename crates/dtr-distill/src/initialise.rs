@@ -1,6 +1,8 @@
 //! Where a student starts: the parent's projections, gates from the parent's attention, an output projection in closed form. Each part
 //! stands for itself and can be left out.
 
+mod mamba2;
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::Linear;
 use burn::prelude::*;
@@ -37,7 +39,7 @@ const SCALES: (f64, f64) = (0.1, 10.0);
 pub struct Initialise {
     /// Queries, keys, values and output: the parent's, or random ones.
     pub projections: Start,
-    /// Half-life of the decay: the mean distance of the parent's attention, or one token.
+    /// Half-life of the decay: from the mean distance of the parent's attention, or one token.
     pub decay: Decay,
     /// Write strength: from the entropy of the parent's attention, or a half.
     pub write: Write,
@@ -67,9 +69,9 @@ pub enum Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decay {
-    /// At a half-life of the head's mean attention distance: `softplus(dt_bias) = ln 2 / distance`.
+    /// At a half-life of the head's mean attention distance, `softplus(dt_bias) = ln 2 / distance`; in Mamba-2 of a share of it.
     Distance,
-    /// At `dt_bias = 0`: a half-life of one token.
+    /// At a half-life of one token.
     Constant,
 }
 
@@ -171,8 +173,13 @@ pub fn calibrate<B: MixerBackend>(
 
 /// Heads of one of the parent's layers.
 fn heads<B: Backend>(parent: &Decoder<B>, layer: usize) -> usize {
-    match &parent.layers[layer].mixer {
-        Mixer::Softmax(attention) => attention.projections.heads(),
+    projections(&parent.layers[layer].mixer).heads()
+}
+
+/// What a student is made from.
+fn projections<B: Backend>(parent: &Mixer<B>) -> &Projections<B> {
+    match parent {
+        Mixer::Softmax(attention) => &attention.projections,
         _ => panic!("students learn from the parent's own attention"),
     }
 }
@@ -215,15 +222,21 @@ pub fn students<B: MixerBackend>(
                 mixer.in_proj_b.weight = Param::from_tensor(found.constant.clone().matmul(logits));
             }
             if initialise.gate == Gate::Magnitude {
-                let [hidden, heads] = found.gate.dims();
-                let width = mixer.in_proj_z.weight.dims()[1];
-                let gate = found.gate.clone().unsqueeze_dim::<3>(2).expand([hidden, heads, width / heads]);
-                mixer.in_proj_z.weight = Param::from_tensor(gate.reshape([hidden, width]));
+                mixer.in_proj_z.weight = Param::from_tensor(magnitudes(found, shape));
             }
             let weight = mixer.in_proj_qkv.weight.val();
             let values = weight.dims()[1] / 3;
             let (queries_keys, values) = (weight.clone().narrow(1, 0, 2 * values), weight.narrow(1, 2 * values, values));
             mixer.in_proj_qkv.weight = Param::from_tensor(Tensor::cat(vec![queries_keys.mul_scalar(initialise.shrink), values], 1));
+        }
+        if let Mixer::Mamba2(mixer) = &mut student {
+            mamba2::copy(mixer, heads_of(projections(&block.mixer), shape, &found.constant), initialise.shrink);
+            if initialise.decay == Decay::Distance {
+                mamba2::fade(mixer, &found.attention.distance);
+            }
+            if initialise.gate == Gate::Magnitude {
+                mixer.in_proj_z.weight = Param::from_tensor(magnitudes(found, shape));
+            }
         }
         if initialise.projections == Start::Random { student.map(&mut Random(ChaCha8Rng::seed_from_u64(layer as u64))) } else { student }
     };
@@ -250,8 +263,7 @@ pub fn fit<B: MixerBackend>(
 
 /// The parent's projections in the student's form, gates neutral.
 fn copied<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, parent: &Mixer<B>, calibration: &Calibration<B>) -> Mixer<B> {
-    let Mixer::Softmax(attention) = parent else { panic!("students learn from the parent's own attention") };
-    let source = &in_single(attention.projections.clone());
+    let source = &in_single(projections(parent).clone());
     let device = source.q_proj.weight.device();
     let mut student = operator.init::<B>(shape, &device);
     match &mut student {
@@ -267,34 +279,49 @@ fn copied<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, paren
             mixer.k_map = Param::from_tensor(identity);
         }
         Mixer::GatedDelta(mixer) => {
-            let AttentionShape { hidden, heads, head_dim, .. } = *shape;
             mixer.in_proj_qkv.weight = Param::from_tensor(qkv(source, shape, &calibration.constant));
-            mixer.in_proj_z.weight =
-                Param::from_tensor(calibration.constant.clone().mul_scalar(NEUTRAL).expand([hidden, heads * head_dim]));
-            // Only the last tap: the convolution starts as the identity.
-            let [channels, _, width] = mixer.conv1d.weight.dims();
-            let taps = (0..channels * width).map(|i| f32::from(u8::from(i % width == width - 1))).collect::<Vec<_>>();
-            mixer.conv1d.weight = Param::from_tensor(Tensor::from_data(TensorData::new(taps, [channels, 1, width]), &device));
+            mixer.in_proj_z.weight = Param::from_tensor(neutral(calibration, shape));
+            mixer.conv1d = mixer.conv1d.clone().identity();
+            mixer.out_proj.weight = Param::from_tensor(source.o_proj.weight.val());
+        }
+        Mixer::Mamba2(mixer) => {
+            mixer.in_proj_z.weight = Param::from_tensor(neutral(calibration, shape));
             mixer.out_proj.weight = Param::from_tensor(source.o_proj.weight.val());
         }
     }
     student
 }
 
-/// Queries, keys and values side by side, every query head with a key and value head of its own, head norms folded in.
+/// Output gates that let everything pass as it is.
+fn neutral<B: Backend>(found: &Calibration<B>, shape: &AttentionShape) -> Tensor<B, 2> {
+    found.constant.clone().mul_scalar(NEUTRAL).expand([shape.hidden, shape.heads * shape.head_dim])
+}
+
+/// Output gates of all heads, as large as the parent's are.
+fn magnitudes<B: Backend>(found: &Calibration<B>, shape: &AttentionShape) -> Tensor<B, 2> {
+    let AttentionShape { hidden, heads, head_dim, .. } = *shape;
+    found.gate.clone().unsqueeze_dim::<3>(2).expand([hidden, heads, head_dim]).reshape([hidden, heads * head_dim])
+}
+
+/// Queries, keys and values side by side.
 fn qkv<B: Backend>(source: &Projections<B>, shape: &AttentionShape, constant: &Tensor<B, 2>) -> Tensor<B, 2> {
+    Tensor::cat(heads_of(source, shape, constant).map(|part| part.flatten::<2>(1, 2)).into(), 1)
+}
+
+/// Queries, keys and values, `[hidden, H, D]`, every query head with a key and value head of its own, head norms folded in.
+fn heads_of<B: Backend>(source: &Projections<B>, shape: &AttentionShape, constant: &Tensor<B, 2>) -> [Tensor<B, 3>; 3] {
     let AttentionShape { hidden, heads, kv_heads, head_dim, .. } = *shape;
     let part = |linear: &burn::nn::Linear<B>, norm: Option<&dtr_models::layers::RmsNorm<B>>, groups: usize| {
         let weight = linear.weight.val();
         let bias = linear.bias.as_ref().map(|bias| constant.clone().matmul(bias.val().unsqueeze()));
         let weight = bias.map_or(weight.clone(), |bias| weight + bias).reshape([hidden, groups, 1, head_dim]);
         let weight = norm.map_or(weight.clone(), |norm| weight * norm.weight.val().reshape([1, 1, 1, head_dim]));
-        weight.expand([hidden, groups, heads / groups, head_dim]).reshape([hidden, heads * head_dim])
+        weight.expand([hidden, groups, heads / groups, head_dim]).reshape([hidden, heads, head_dim])
     };
     let q = part(&source.q_proj, source.q_norm.as_ref(), heads);
     let k = part(&source.k_proj, source.k_norm.as_ref(), kv_heads);
     let v = part(&source.v_proj, None, kv_heads);
-    Tensor::cat(vec![q, k, v], 1)
+    [q, k, v]
 }
 
 /// Random matrices in place of all that are there; drawn on the host, the same on every backend.

@@ -47,6 +47,7 @@ fn closed_forms_only_help() {
     for operator in [
         MixerConfig::GatedDelta { convolution: 4, rotary: false },
         MixerConfig::GatedDelta { convolution: 4, rotary: true },
+        MixerConfig::Mamba2 { state: 80, convolution: 4 },
         MixerConfig::Hedgehog {},
         MixerConfig::SlidingWindow { window: 8, sinks: 1 },
         MixerConfig::LinearMap {},
@@ -81,4 +82,17 @@ fn gates_are_where_they_were_asked_to_be() {
     let (bias, write) = numbers(&loss(&operator, &Initialise { decay: Decay::Distance, write: Write::Entropy, ..PLAIN }).1[3]);
     assert!(bias.iter().all(|bias| bias.is_finite() && *bias < 0.0), "half-lives of more than a token: {bias:?}");
     assert!(write > 0.0);
+    let operator = MixerConfig::Mamba2 { state: 16, convolution: 4 };
+    let rates = |initialise| {
+        let Mixer::Mamba2(mixer) = &loss(&operator, initialise).1[3] else { panic!("mamba-2") };
+        mixer.a_log.val().into_data().to_vec::<f32>().expect("numbers")
+    };
+    let one_token = std::f32::consts::LN_2.ln();
+    assert!(rates(&PLAIN).iter().all(|rate| (rate - one_token).abs() < 1e-6));
+    let nearer = rates(&Initialise { decay: Decay::Distance, ..PLAIN });
+    for (rate, bias) in nearer.iter().zip(bias) {
+        // That of gated delta has a half-life of the whole distance, and no half-life is below half a token.
+        assert!(*rate >= bias.exp().ln_1p().ln() && *rate <= one_token + 2.0_f32.ln() + 1e-6, "{nearer:?}");
+    }
+    assert!(nearer.iter().any(|rate| (rate - nearer[0]).abs() > 0.1), "heads look differently far: {nearer:?}");
 }

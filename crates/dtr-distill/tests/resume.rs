@@ -43,12 +43,16 @@ fn batch(n: usize) -> Vec<Row> {
     (0..2).map(|row| Row::plain((0..24).map(|t| ((n * 7919 + row * 104_729 + t * 31) % 500) as u32).collect())).collect()
 }
 
-/// Trains students of two operators on made-up rows; panics at step `broken`, as if killed there. Gives the batches drawn.
+/// Trains students of three operators on made-up rows; panics at step `broken`, as if killed there. Gives the batches drawn.
 fn run(snapshots: &Snapshots, broken: usize) -> (Option<Outcome<Flex>>, Vec<usize>) {
     let device = Default::default();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
     let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
-    let operators = vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }, MixerConfig::Hedgehog {}];
+    let operators = vec![
+        MixerConfig::GatedDelta { convolution: 4, rotary: false },
+        MixerConfig::Hedgehog {},
+        MixerConfig::Mamba2 { state: 40, convolution: 4 },
+    ];
     let (settings, initialise) = (Settings { operators, ..SETTINGS }, START);
     let mut drawn = Vec::new();
     let mut training = |n: usize| {
@@ -118,7 +122,7 @@ fn a_student_learns_wherever_it_starts() {
     let directory = tempfile::tempdir().expect("a directory");
     let mse = |projections, optimiser, steps: usize| {
         let settings = Settings {
-            operators: vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }],
+            operators: vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }, MixerConfig::Mamba2 { state: 40, convolution: 4 }],
             steps,
             optimiser,
             learning_rate: 1e-2,
@@ -134,11 +138,12 @@ fn a_student_learns_wherever_it_starts() {
     };
     for (start, optimiser) in [(Start::Copy, Optimiser::AdamW), (Start::Copy, Optimiser::Muon), (Start::Random, Optimiser::AdamW)] {
         let (before, after) = (mse(start, optimiser, 1), mse(start, optimiser, 30));
-        for (layer, (before, after)) in before.iter().zip(&after).enumerate() {
+        for (before, after) in before.iter().zip(&after) {
+            let student = format!("layer {}, {:?}", after.layer, after.operator);
             let (old, new) = (parameters(&before.mixer), parameters(&after.mixer));
-            assert!(old.len() >= 9 && old.iter().zip(&new).all(|(old, new)| old != new), "a parameter of layer {layer} never changed");
+            assert!(old.len() >= 9 && old.iter().zip(&new).all(|(old, new)| old != new), "a parameter of {student} never changed");
             let (before, after) = (before.normalised_mse, after.normalised_mse);
-            assert!(after < 0.97 * before, "layer {layer} from {start:?} by {optimiser:?}: {before} {after}");
+            assert!(after < 0.97 * before, "{student} from {start:?} by {optimiser:?}: {before} {after}");
         }
     }
 }

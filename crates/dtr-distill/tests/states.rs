@@ -46,7 +46,11 @@ fn all(parent: &Decoder<Flex>, rows: &[Row], cache: Option<&StateCache>) -> Vec<
 fn padding_changes_no_loss() {
     let (config, parent) = parent();
     let (long, short) = (row(24, 1), row(9, 2));
-    for operator in [MixerConfig::GatedDelta { convolution: 4, rotary: true }, MixerConfig::Hedgehog {}] {
+    for operator in [
+        MixerConfig::GatedDelta { convolution: 4, rotary: true },
+        MixerConfig::Mamba2 { state: 16, convolution: 4 },
+        MixerConfig::Hedgehog {},
+    ] {
         let Mixer::Softmax(attention) = &parent.layers[0].mixer else { panic!("full attention") };
         let mut student = operator.init::<Flex>(&config.attention, &Default::default());
         student.output_mut().weight = attention.projections.o_proj.weight.clone();

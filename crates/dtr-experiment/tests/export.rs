@@ -47,7 +47,7 @@ fn wrong_calls_are_told_what_to_do() {
     let path = root.path().join("out").display().to_string();
     fails(
         &mut dtr(&["export", PARENT, "--format", "gguf", "--output", &path]),
-        &["no format \"gguf\"", "parent, qwen3-5, qwen3-next, fla"],
+        &["no format \"gguf\"", "parent, qwen3-5, qwen3-next, granite-hybrid, fla"],
     );
     fails(&mut dtr(&["export", "docs", "--format", "parent", "--output", &path]), &["docs/config.json", "does not exist"]);
     fails(&mut dtr(&["export", PARENT, "--format", "fla", "--output", &path]), &["no exact form as fla", "layers 0, 1, 2", "dtr inspect"]);
@@ -73,7 +73,7 @@ fn inspect_tells_what_a_hybrid_is() {
     assert_eq!(found["cache_bytes_per_token"], 4 * 4 * 2 * 2 * 32);
     assert_eq!(found["mixers"][2]["most_tokens"], 36);
     assert_eq!(found["mixers"][1]["layers"], json!([2, 3, 5]));
-    for format in ["parent", "qwen3-5", "qwen3-next", "fla"] {
+    for format in ["parent", "qwen3-5", "qwen3-next", "granite-hybrid", "fla"] {
         assert_eq!(found["export"][format]["possible"], false);
     }
     let output = succeeds(&mut dtr(&["inspect", &directory]));

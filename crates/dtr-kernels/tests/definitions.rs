@@ -320,32 +320,40 @@ fn normalised_linear_attention() {
 
 #[test]
 fn short_convolution() {
-    for [batch, time, channels, width] in [[2, 35, 5, 4], [1, 2, 20, 3], [1, 3, 4, 1]] {
-        let views = |x: &[Vec<f32>]| -> Vec<f32> { x.concat() };
-        let cut = move |x: &[f32], run: &dyn Fn(convolution::Inputs<'_>) -> Vec<Vec<f32>>| {
-            let (a, rest) = x.split_at(batch * time * channels);
-            let (b, c) = rest.split_at(width * channels);
-            run(convolution::Inputs {
-                x: View::contiguous(a, [batch, time, channels]),
-                taps: View::contiguous(b, [width, channels]),
-                state: View::contiguous(c, [batch, width - 1, channels]),
-            })
-        };
+    for ([batch, time, channels, width], biased) in
+        [([2, 35, 5, 4], false), ([2, 35, 5, 4], true), ([1, 2, 20, 3], true), ([1, 3, 4, 1], false)]
+    {
+        fn inputs(x: &[Vec<f32>], [batch, time, channels, width]: [usize; 4]) -> convolution::Inputs<'_> {
+            convolution::Inputs {
+                x: View::contiguous(&x[0], [batch, time, channels]),
+                taps: View::contiguous(&x[1], [width, channels]),
+                state: View::contiguous(&x[2], [batch, width - 1, channels]),
+                bias: x.get(3).map(Vec::as_slice),
+            }
+        }
+        let dims = [batch, time, channels, width];
+        let mut numbered =
+            vec![numbers(1, batch * time * channels), numbers(2, width * channels), numbers(3, batch * (width - 1) * channels)];
+        numbered.extend(biased.then(|| numbers(4, channels)));
         Case {
-            what: format!("convolution {batch} {time} {channels} {width}"),
-            inputs: vec![numbers(1, batch * time * channels), numbers(2, width * channels), numbers(3, batch * (width - 1) * channels)],
+            what: format!("convolution {dims:?}, {biased}"),
+            inputs: numbered,
             definition: &|x| {
                 let input = |b: usize, t: usize, n: usize| match t.checked_sub(width - 1) {
                     Some(t) => x[0][(b * time + t) * channels + n],
                     None => x[2][(b * (width - 1) + t) * channels + n],
                 };
                 let all = (0..batch).flat_map(|b| (0..time).flat_map(move |t| (0..channels).map(move |n| (b, t, n))));
-                let y = all.map(|(b, t, n)| (0..width).map(|j| x[1][j * channels + n] * input(b, t + j, n)).sum::<f64>());
+                let bias = |n: usize| x.get(3).map_or(0.0, |bias| bias[n]);
+                let y = all.map(|(b, t, n)| bias(n) + (0..width).map(|j| x[1][j * channels + n] * input(b, t + j, n)).sum::<f64>());
                 y.map(|y| y / (1.0 + (-y).exp())).collect()
             },
-            forward: &|x| cut(&views(x), &|inputs| vec![convolution::silu(&inputs)]).remove(0),
+            forward: &|x| convolution::silu(&inputs(x, dims)),
             backward: &|x, grad| {
-                cut(&views(x), &|inputs| convolution::silu_backward(&inputs, View::contiguous(grad, [batch, time, channels])).to_vec())
+                let grads = convolution::silu_backward(&inputs(x, dims), View::contiguous(grad, [batch, time, channels]));
+                let mut all = vec![grads.x, grads.taps, grads.state];
+                all.extend(biased.then_some(grads.bias));
+                all
             },
         }
         .check();

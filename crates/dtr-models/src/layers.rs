@@ -43,6 +43,14 @@ impl<B: MixerBackend> RmsNorm<B> {
     pub fn forward<const R: usize>(&self, x: Tensor<B, R>) -> Tensor<B, R> {
         norm::rms(x, self.weight.val(), self.eps)
     }
+
+    /// Normalises each of `groups` parts of the last dimension by itself; the weight is one number a channel.
+    pub fn by_group(&self, x: Tensor<B, 3>, groups: usize) -> Tensor<B, 3> {
+        let [batch, time, channels] = x.dims();
+        let even = Tensor::ones([channels / groups], &x.device());
+        let x = norm::rms(x.reshape([batch, time, groups, channels / groups]), even, self.eps);
+        x.reshape([batch, time, channels]) * self.weight.val().unsqueeze()
+    }
 }
 
 /// `down(silu(gate(x)) * up(x))`.

@@ -8,6 +8,7 @@ use dtr_models::{DecoderConfig, ExportError, Format, MixerConfig, checkpoint};
 use serde_json::{Value, json};
 
 const DELTA: MixerConfig = MixerConfig::GatedDelta { convolution: 4, rotary: false };
+const MAMBA: MixerConfig = MixerConfig::Mamba2 { state: 16, convolution: 4 };
 const SOFTMAX: MixerConfig = MixerConfig::Softmax { window: None };
 
 fn config(family: &str, mixers: &[MixerConfig], change: impl FnOnce(&mut Value)) -> DecoderConfig {
@@ -43,7 +44,10 @@ fn what_has_an_exact_form_is_accepted() {
         assert_eq!(accepted(&config("llama", &layout, none)), [Format::Fla.name()]);
     }
     assert_eq!(accepted(&config("qwen3", &[SOFTMAX, SOFTMAX], none)), ["parent", "qwen3-5", "qwen3-next"]);
-    assert_eq!(accepted(&config("llama", &[SOFTMAX, SOFTMAX], none)), ["parent", "fla"]);
+    assert_eq!(accepted(&config("llama", &[SOFTMAX, SOFTMAX], none)), ["parent", "granite-hybrid", "fla"]);
+    for family in ["llama", "mistral", "qwen2"] {
+        assert_eq!(accepted(&config(family, &[SOFTMAX, MAMBA], none)), ["granite-hybrid"], "{family}");
+    }
     for family in ["llama", "mistral", "qwen2", "qwen3"] {
         assert_eq!(accepted(&config(family, &[DELTA, DELTA], none)), ["fla"], "{family}");
     }
@@ -64,7 +68,7 @@ fn what_would_be_lost_is_refused_by_name() {
     }
     for format in [Format::Qwen35, Format::Qwen3Next, Format::Fla] {
         refused(&config("qwen3", &[DELTA, rotary.clone()], none), format, &["layer 1", "rotary true", "no positions", "lost"]);
-        for other in [MixerConfig::Hedgehog {}, MixerConfig::LinearMap {}] {
+        for other in [MixerConfig::Hedgehog {}, MixerConfig::LinearMap {}, MAMBA] {
             refused(&config("qwen3", &[DELTA, other.clone()], none), format, &["layer 1", other.name(), "gated delta rules"]);
         }
         refused(&config("llama", &[DELTA], |json| json["mlp_bias"] = true.into()), format, &["mlp_bias", "lost"]);
@@ -81,6 +85,24 @@ fn what_would_be_lost_is_refused_by_name() {
     refused(&config("llama", &[window, SOFTMAX], none), Format::Fla, &["layer 1", "same window"]);
     refused(&config("llama", &[SOFTMAX, sinks], none), Format::Fla, &["layer 1", "no sinks"]);
     refused(&config("qwen3", &[SOFTMAX, DELTA], none), Format::Parent, &["layer 1 is gated-delta (convolution 4)", "qwen3"]);
+}
+
+#[test]
+fn granite_has_room_for_mamba2_alone() {
+    let none = |_: &mut Value| {};
+    let format = Format::GraniteHybrid;
+    refused(&config("qwen3", &[SOFTMAX, MAMBA], none), format, &["layer 0", "no norm of query and key heads", "qwen3"]);
+    for other in [DELTA, MixerConfig::Hedgehog {}, MixerConfig::LinearMap {}] {
+        refused(&config("llama", &[SOFTMAX, other.clone()], none), format, &["layer 1", other.name(), "Mamba-2"]);
+    }
+    for windowed in [MixerConfig::Softmax { window: Some(64) }, MixerConfig::SlidingWindow { window: 64, sinks: 0 }] {
+        refused(&config("llama", &[SOFTMAX, windowed], none), format, &["layer 1", "window 64", "lost"]);
+    }
+    let larger = MixerConfig::Mamba2 { state: 32, convolution: 4 };
+    refused(&config("llama", &[SOFTMAX, MAMBA, larger], none), format, &["layer 2", "state 32", "one size", "16"]);
+    refused(&config("llama", &[SOFTMAX, MAMBA], |json| json["head_dim"] = 10.into()), format, &["layer 1", "4 heads of width 10 in 32"]);
+    refused(&config("llama", &[SOFTMAX, MAMBA], |json| json["mlp_bias"] = true.into()), format, &["mlp_bias", "lost"]);
+    refused(&config("llama", &[MAMBA, MAMBA], none), format, &["layout MM", "cannot generate"]);
 }
 
 fn llama() -> PathBuf {
@@ -133,5 +155,5 @@ fn formats_are_known_by_name() {
         assert_eq!(format.name().parse::<Format>().expect("a format"), format);
     }
     let error = "gguf".parse::<Format>().expect_err("unknown").to_string();
-    assert!(error.contains("\"gguf\"") && error.contains("parent, qwen3-5, qwen3-next, fla"), "{error}");
+    assert!(error.contains("\"gguf\"") && error.contains("parent, qwen3-5, qwen3-next, granite-hybrid, fla"), "{error}");
 }

@@ -17,6 +17,7 @@ use dtr_kernels::{adamw, attention, convolution, cross_entropy, linear, recurren
 
 use crate::adamw::Step;
 use crate::backend::{FusedBackend, MixerBackend};
+use crate::convolution::ConvolutionInputs;
 use crate::position::{Positions, Span};
 use crate::recurrence::RecurrenceInputs;
 
@@ -194,16 +195,18 @@ impl<B: Host> Attention<B> {
 struct Convolution<B: Host> {
     x: Read<B>,
     taps: Read<B>,
+    bias: Option<Read<B>>,
     state: Read<B>,
 }
 
 impl<B: Host> Convolution<B> {
-    fn new(x: FloatTensor<B>, weight: FloatTensor<B>, state: FloatTensor<B>) -> Self {
-        Self { x: Read::new(x), taps: Read::new(B::float_transpose(weight)), state: Read::new(state) }
+    fn new(ConvolutionInputs { x, weight, bias, state }: ConvolutionInputs<FloatTensor<B>>) -> Self {
+        Self { x: Read::new(x), taps: Read::new(B::float_transpose(weight)), bias: bias.map(Read::new), state: Read::new(state) }
     }
 
     fn views(&self) -> convolution::Inputs<'_> {
-        convolution::Inputs { x: self.x.view(), taps: self.taps.view(), state: self.state.view() }
+        let bias = self.bias.as_ref().map(weight);
+        convolution::Inputs { x: self.x.view(), taps: self.taps.view(), bias, state: self.state.view() }
     }
 }
 
@@ -239,8 +242,8 @@ impl<B: Host> MixerBackend for B {
         made::<B>(losses, &shape[..1], logits.dtype)
     }
 
-    fn convolution_silu(x: FloatTensor<B>, weight: FloatTensor<B>, state: FloatTensor<B>) -> FloatTensor<B> {
-        let inputs = Convolution::<B>::new(x, weight, state);
+    fn convolution_silu(inputs: ConvolutionInputs<FloatTensor<B>>) -> FloatTensor<B> {
+        let inputs = Convolution::<B>::new(inputs);
         made::<B>(convolution::silu(&inputs.views()), &inputs.x.shape(), inputs.x.dtype)
     }
 
@@ -323,17 +326,16 @@ impl<B: Host> FusedBackend for B {
         made::<B>(cross_entropy::backward(&logits.rows(&[0, 1], &shape), &targets, &grad), &shape, logits.dtype)
     }
 
-    fn convolution_silu_backward(
-        x: FloatTensor<B>,
-        weight: FloatTensor<B>,
-        state: FloatTensor<B>,
-        grad: FloatTensor<B>,
-    ) -> [FloatTensor<B>; 3] {
-        let (inputs, grad) = (Convolution::<B>::new(x, weight, state), Read::<B>::new(grad));
-        let [by_x, by_taps, by_state] = convolution::silu_backward(&inputs.views(), grad.view());
-        let Convolution { x, taps, state } = &inputs;
-        let by_weight = B::float_transpose(made::<B>(by_taps, &taps.shape(), taps.dtype));
-        [made::<B>(by_x, &x.shape(), x.dtype), by_weight, made::<B>(by_state, &state.shape(), state.dtype)]
+    fn convolution_silu_backward(inputs: ConvolutionInputs<FloatTensor<B>>, grad: FloatTensor<B>) -> ConvolutionInputs<FloatTensor<B>> {
+        let (inputs, grad) = (Convolution::<B>::new(inputs), Read::<B>::new(grad));
+        let grads = convolution::silu_backward(&inputs.views(), grad.view());
+        let of = |read: &Read<B>, values| made::<B>(values, &read.shape(), read.dtype);
+        ConvolutionInputs {
+            x: of(&inputs.x, grads.x),
+            weight: B::float_transpose(of(&inputs.taps, grads.taps)),
+            bias: inputs.bias.as_ref().map(|bias| of(bias, grads.bias)),
+            state: of(&inputs.state, grads.state),
+        }
     }
 
     fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<B>>, grad: FloatTensor<B>) -> RecurrenceInputs<FloatTensor<B>> {

@@ -94,6 +94,13 @@ pub enum Operator {
         #[serde(default)]
         rotary: bool,
     },
+    /// Linear attention with a decay that follows from the step size, after a short causal convolution, and a norm behind its gate.
+    Mamba2 {
+        /// Numbers a head that are written and read by.
+        state: usize,
+        /// Tokens that the convolution sees.
+        convolution: usize,
+    },
     /// Softmax attention over the last tokens and the first ones.
     SlidingWindow {
         /// Last tokens seen, the own one included.
@@ -112,6 +119,7 @@ impl Operator {
     pub fn name(&self) -> &'static str {
         match self {
             Self::GatedDelta { .. } => "gated-delta",
+            Self::Mamba2 { .. } => "mamba2",
             Self::SlidingWindow { .. } => "sliding-window",
             Self::Hedgehog {} => "hedgehog",
             Self::LinearMap {} => "linear-map",

@@ -66,7 +66,7 @@ fn quickstart_is_valid() {
 #[test]
 fn resolved_experiment_loads_to_an_equal_one() {
     let synthetic = load(&quickstart_path().with_file_name("synthetic.toml"), &[]).unwrap();
-    let window = "[{sliding-window = {window = 32, sinks = 0}}, {hedgehog = {}}]";
+    let window = "[{sliding-window = {window = 32, sinks = 0}}, {hedgehog = {}}, {mamba2 = {state = 64, convolution = 4}}]";
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("experiment.toml");
     for experiment in [
@@ -243,6 +243,7 @@ fn lists_and_tables_must_not_be_empty() {
     let window = "{sliding-window = {window = 0, sinks = 2}}";
     check_override("operators", &format!("[{window}]"), &["`operators.0.sliding-window.window`"]);
     check_override("operators", "[{hedgehog = {}}, {hedgehog = {}}]", &["a second `hedgehog`"]);
+    check_override("operators", "[{mamba2 = {state = 0, convolution = 4}}]", &["mamba2.state", "at least 1"]);
 }
 
 #[test]

@@ -139,6 +139,10 @@ impl Checker<'_> {
             let key = |last| ["operators", &index, operator.name(), last];
             match *operator {
                 Operator::GatedDelta { convolution, rotary: _ } => self.positive(&key("convolution"), convolution)?,
+                Operator::Mamba2 { state, convolution } => {
+                    self.positive(&key("state"), state)?;
+                    self.positive(&key("convolution"), convolution)?;
+                }
                 // Without sinks, the window alone is a sound operator.
                 Operator::SlidingWindow { window, sinks: _ } => self.positive(&key("window"), window)?,
                 Operator::Hedgehog {} | Operator::LinearMap {} => {}

@@ -168,6 +168,7 @@ fn workspace_manifest() -> PathBuf {
 pub(super) fn operators(experiment: &Experiment) -> Vec<MixerConfig> {
     let convert = |operator: &schema::Operator| match *operator {
         schema::Operator::GatedDelta { convolution, rotary } => MixerConfig::GatedDelta { convolution, rotary },
+        schema::Operator::Mamba2 { state, convolution } => MixerConfig::Mamba2 { state, convolution },
         schema::Operator::LinearMap {} => MixerConfig::LinearMap {},
         schema::Operator::SlidingWindow { window, sinks } => MixerConfig::SlidingWindow { window, sinks },
         schema::Operator::Hedgehog {} => MixerConfig::Hedgehog {},

@@ -29,6 +29,7 @@ impl Path {
                 ("Softmax" | "SlidingWindow", "Enum:Mixer") => name.push("self_attn"),
                 (_, "Enum:Mixer") => name.push("linear_attn"),
                 ("a_log", _) => name.push("A_log"),
+                ("d", "Struct:Mamba2") => name.push("D"),
                 ("q_map" | "k_map", _) => name.extend([part.as_str(), "weight"]),
                 (part, _) => name.push(part),
             }

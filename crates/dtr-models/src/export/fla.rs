@@ -33,7 +33,7 @@ pub(super) fn check(config: &DecoderConfig) -> Result<(), Refusal> {
             Some("linear layers there know no positions; the rotation of queries and keys would be lost".into())
         }
         MixerConfig::Softmax { .. } | MixerConfig::GatedDelta { rotary: false, .. } => None,
-        MixerConfig::Hedgehog {} | MixerConfig::LinearMap {} => {
+        MixerConfig::Hedgehog {} | MixerConfig::Mamba2 { .. } | MixerConfig::LinearMap {} => {
             Some("linear layers there are gated delta rules, which this is no case of".into())
         }
     })?;

@@ -6,6 +6,7 @@
 
 mod error;
 mod fla;
+mod granite_hybrid;
 mod parent;
 mod qwen3_5;
 mod qwen3_next;
@@ -33,6 +34,8 @@ pub enum Format {
     Qwen35,
     /// `Qwen3NextForCausalLM` of transformers, with dense layers only.
     Qwen3Next,
+    /// `GraniteMoeHybridForCausalLM` of transformers, without experts.
+    GraniteHybrid,
     /// `GatedDeltaNetForCausalLM` of flash-linear-attention.
     Fla,
 }
@@ -42,7 +45,7 @@ const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
 impl Format {
     /// All there are.
-    pub const ALL: [Self; 4] = [Self::Parent, Self::Qwen35, Self::Qwen3Next, Self::Fla];
+    pub const ALL: [Self; 5] = [Self::Parent, Self::Qwen35, Self::Qwen3Next, Self::GraniteHybrid, Self::Fla];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Format {
             Self::Parent => "parent",
             Self::Qwen35 => "qwen3-5",
             Self::Qwen3Next => "qwen3-next",
+            Self::GraniteHybrid => "granite-hybrid",
             Self::Fla => "fla",
         }
     }
@@ -58,7 +62,7 @@ impl Format {
     pub fn loader(self) -> &'static str {
         match self {
             Self::Parent => "whatever loads the parent",
-            Self::Qwen35 | Self::Qwen3Next => "transformers 5, AutoModelForCausalLM (checked with 5.23)",
+            Self::Qwen35 | Self::Qwen3Next | Self::GraniteHybrid => "transformers 5, AutoModelForCausalLM (checked with 5.23)",
             Self::Fla => "transformers 5 after `import fla` (checked with flash-linear-attention 0.6)",
         }
     }
@@ -77,6 +81,7 @@ impl Format {
             }
             Self::Qwen35 => qwen3_5::check(config),
             Self::Qwen3Next => qwen3_next::check(config),
+            Self::GraniteHybrid => granite_hybrid::check(config),
             Self::Fla => fla::check(config),
         }
     }
@@ -87,6 +92,7 @@ impl Format {
             Self::Parent => parent::convert(config, weights),
             Self::Qwen35 => qwen3_5::convert(config, weights),
             Self::Qwen3Next => qwen3_next::convert(config, weights),
+            Self::GraniteHybrid => granite_hybrid::convert(config, weights),
             Self::Fla => fla::convert(config, weights),
         }
     }

@@ -7,24 +7,18 @@ use burn::module::{Initializer, Param};
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::activation::{sigmoid, softplus};
-use dtr_attention::precision::{like, single};
+use dtr_attention::precision::single;
 use dtr_attention::rotary::rotate_half;
 use dtr_attention::softmax::merge_heads;
-use dtr_attention::{MixerBackend, convolution, gate, norm, recurrence};
+use dtr_attention::{MixerBackend, gate, norm, recurrence};
 
+use super::recurrent::{RecurrentState, ShortConvolution, masked};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::{RmsNorm, linear, project};
 
 /// Epsilon under the root when queries and keys are brought to unit length, as in the published models.
 const UNIT_EPS: f64 = 1e-6;
-
-/// One filter a channel.
-#[derive(Module, Debug)]
-pub struct ShortConvolution<B: Backend> {
-    /// `[N, 1, W]`.
-    pub weight: Param<Tensor<B, 3>>,
-}
 
 /// A gated-delta sublayer. Every query head has its own key, value and state.
 #[derive(Module, Debug)]
@@ -52,15 +46,6 @@ pub struct GatedDelta<B: Backend> {
     rotary: bool,
 }
 
-/// What a gated-delta sublayer remembers.
-#[derive(Debug, Clone)]
-pub struct DeltaState<B: Backend> {
-    /// The last `W - 1` inputs of the convolution, `[B, W - 1, N]`.
-    pub convolution: Tensor<B, 3>,
-    /// The matrix, `[B, H, D, V]`.
-    pub matrix: Tensor<B, 4>,
-}
-
 impl<B: Backend> GatedDelta<B> {
     /// A mixer without weights of its own yet.
     pub fn new(shape: &AttentionShape, convolution: usize, rotary: bool, device: &B::Device) -> Self {
@@ -71,7 +56,7 @@ impl<B: Backend> GatedDelta<B> {
             in_proj_z: linear(hidden, width, false, device),
             in_proj_b: linear(hidden, heads, false, device),
             in_proj_a: linear(hidden, heads, false, device),
-            conv1d: ShortConvolution { weight: Initializer::Zeros.init([3 * width, 1, convolution], device) },
+            conv1d: ShortConvolution::new(3 * width, convolution, false, device),
             a_log: Initializer::Zeros.init([heads], device),
             dt_bias: Initializer::Zeros.init([heads], device),
             norm: RmsNorm::new(head_dim, eps, device),
@@ -83,44 +68,32 @@ impl<B: Backend> GatedDelta<B> {
     }
 
     /// State before the first token.
-    pub fn empty_state(&self, batch: usize) -> DeltaState<B> {
-        let device = self.a_log.device();
-        let [channels, _, width] = self.conv1d.weight.dims();
-        DeltaState {
-            convolution: Tensor::zeros([batch, width - 1, channels], (&device, self.conv1d.weight.val().dtype())),
-            matrix: recurrence::empty_state([batch, self.heads, self.head_dim, self.head_dim], &device),
+    pub fn empty_state(&self, batch: usize) -> RecurrentState<B> {
+        RecurrentState {
+            convolution: self.conv1d.empty_state(batch),
+            matrix: recurrence::empty_state([batch, self.heads, self.head_dim, self.head_dim], &self.a_log.device()),
         }
     }
 }
 
 impl<B: MixerBackend> GatedDelta<B> {
     /// `x [B, T, N]` -> `[B, T, N]` and the next state.
-    pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
+    pub fn forward(&self, x: Tensor<B, 3>, context: &Context<B>, state: RecurrentState<B>) -> (Tensor<B, 3>, RecurrentState<B>) {
         let (features, state) = self.features(x, context, state);
         (project(&self.out_proj, features), state)
     }
 
     /// What enters the output projection, `[B, T, H * V]`, and the next state.
-    pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
+    pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: RecurrentState<B>) -> (Tensor<B, 3>, RecurrentState<B>) {
         let heads = self.heads;
         let tokens = context.tokens.as_ref();
-        let masked = |y: Tensor<B, 3>| match tokens {
-            Some(tokens) => {
-                let dtype = y.dtype();
-                y * like(tokens.clone(), dtype).unsqueeze_dim(2)
-            }
-            None => y,
-        };
         let z = project(&self.in_proj_z, x.clone());
-        let beta = masked(sigmoid(single(project(&self.in_proj_b, x.clone())))).swap_dims(1, 2);
+        let beta = masked(sigmoid(single(project(&self.in_proj_b, x.clone()))), tokens).swap_dims(1, 2);
         let rate = softplus(single(project(&self.in_proj_a, x.clone())) + single(self.dt_bias.val()).unsqueeze(), 1.0);
-        let g = masked(rate * single(self.a_log.val()).exp().neg().unsqueeze()).swap_dims(1, 2);
+        let g = masked(rate * single(self.a_log.val()).exp().neg().unsqueeze(), tokens).swap_dims(1, 2);
 
-        let mixed = masked(project(&self.in_proj_qkv, x));
-        let [channels, _, width] = self.conv1d.weight.dims();
-        let weight = self.conv1d.weight.val().reshape([channels, width]);
-        let convolution = convolution::next_state(mixed.clone(), state.convolution.clone(), tokens.cloned());
-        let mixed = convolution::causal_silu(mixed, weight, state.convolution);
+        let mixed = masked(project(&self.in_proj_qkv, x), tokens);
+        let (mixed, convolution) = self.conv1d.forward(mixed, state.convolution, tokens);
         let [batch, time, _] = mixed.dims();
         let mixed = mixed.reshape([batch, time, 3 * heads, self.head_dim]).swap_dims(1, 2);
         let part = |i: usize| mixed.clone().narrow(1, i * heads, heads);
@@ -136,6 +109,6 @@ impl<B: MixerBackend> GatedDelta<B> {
         };
         let (output, matrix) = recurrence::scan(inputs, state.matrix);
         let output = gate::swiglu(z, merge_heads(self.norm.forward(output)));
-        (output, DeltaState { convolution, matrix })
+        (output, RecurrentState { convolution, matrix })
     }
 }

@@ -5,7 +5,9 @@ mod footprint;
 pub mod gated_delta;
 pub mod hedgehog;
 pub mod linear_map;
+pub mod mamba2;
 pub mod projections;
+pub mod recurrent;
 
 use burn::nn::Linear;
 use burn::prelude::*;
@@ -14,9 +16,11 @@ use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, KeyValues};
 pub use footprint::Footprint;
-pub use gated_delta::{DeltaState, GatedDelta};
+pub use gated_delta::GatedDelta;
 pub use hedgehog::Hedgehog;
 pub use linear_map::LinearMap;
+pub use mamba2::Mamba2;
+pub use recurrent::RecurrentState;
 
 use crate::config::AttentionShape;
 use crate::decoder::Context;
@@ -47,6 +51,13 @@ pub enum MixerConfig {
         #[serde(default)]
         rotary: bool,
     },
+    /// Mamba-2 in the form of Granite 4's linear layers.
+    Mamba2 {
+        /// Numbers a head that are written and read by.
+        state: usize,
+        /// Width of the short convolution.
+        convolution: usize,
+    },
     /// A linear map of each token: no mixing at all.
     LinearMap {},
 }
@@ -59,6 +70,7 @@ impl MixerConfig {
             Self::SlidingWindow { .. } => 'W',
             Self::Hedgehog {} => 'H',
             Self::GatedDelta { .. } => 'G',
+            Self::Mamba2 { .. } => 'M',
             Self::LinearMap {} => 'L',
         }
     }
@@ -70,6 +82,7 @@ impl MixerConfig {
             Self::SlidingWindow { .. } => "sliding-window",
             Self::Hedgehog {} => "hedgehog",
             Self::GatedDelta { .. } => "gated-delta",
+            Self::Mamba2 { .. } => "mamba2",
             Self::LinearMap {} => "linear-map",
         }
     }
@@ -84,6 +97,7 @@ impl MixerConfig {
             }
             Self::Hedgehog {} => Mixer::Hedgehog(Hedgehog::new(shape, device)),
             Self::GatedDelta { convolution, rotary } => Mixer::GatedDelta(GatedDelta::new(shape, convolution, rotary, device)),
+            Self::Mamba2 { state, convolution } => Mixer::Mamba2(Mamba2::new(shape, state, convolution, device)),
             Self::LinearMap {} => Mixer::LinearMap(LinearMap::new(shape, device)),
         }
     }
@@ -103,7 +117,6 @@ impl std::fmt::Display for MixerConfig {
 
 /// An attention sublayer, full or linear.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a model holds one a layer")]
 pub enum Mixer<B: Backend> {
     /// The parent's own.
     Softmax(Attention<B>),
@@ -113,6 +126,8 @@ pub enum Mixer<B: Backend> {
     Hedgehog(Hedgehog<B>),
     /// Gated delta rule.
     GatedDelta(GatedDelta<B>),
+    /// Mamba-2.
+    Mamba2(Mamba2<B>),
     /// No mixing.
     LinearMap(LinearMap<B>),
 }
@@ -124,8 +139,8 @@ pub enum MixerState<B: Backend> {
     KeyValues(KeyValues<B>),
     /// Sum of key features times values, `[B, H, D, V + 1]`.
     Linear(Tensor<B, 4>),
-    /// Convolution inputs and delta-rule matrix.
-    Delta(DeltaState<B>),
+    /// Convolution inputs and the recurrence's matrix.
+    Recurrent(RecurrentState<B>),
     /// Nothing.
     None,
 }
@@ -139,7 +154,7 @@ impl<B: Backend> MixerState<B> {
         match self {
             Self::KeyValues(cache) => cache.bytes(),
             Self::Linear(state) => size(state),
-            Self::Delta(state) => size(&state.convolution) + size(&state.matrix),
+            Self::Recurrent(state) => size(&state.convolution) + size(&state.matrix),
             Self::None => 0,
         }
     }
@@ -165,8 +180,8 @@ impl<B: Backend> MixerState<B> {
         match self {
             Self::KeyValues(cache) => Self::KeyValues(cache.select(rows)),
             Self::Linear(state) => Self::Linear(select(state, rows)),
-            Self::Delta(state) => {
-                Self::Delta(DeltaState { convolution: select(&state.convolution, rows), matrix: select(&state.matrix, rows) })
+            Self::Recurrent(state) => {
+                Self::Recurrent(RecurrentState { convolution: select(&state.convolution, rows), matrix: select(&state.matrix, rows) })
             }
             Self::None => Self::None,
         }
@@ -184,7 +199,7 @@ impl<B: Backend> MixerState<B> {
         match (self, other) {
             (Self::KeyValues(first), Self::KeyValues(second)) => Self::KeyValues(first.join(second)),
             (Self::Linear(first), Self::Linear(second)) => Self::Linear(join(first, second)),
-            (Self::Delta(first), Self::Delta(second)) => Self::Delta(DeltaState {
+            (Self::Recurrent(first), Self::Recurrent(second)) => Self::Recurrent(RecurrentState {
                 convolution: join(first.convolution, second.convolution),
                 matrix: join(first.matrix, second.matrix),
             }),
@@ -229,7 +244,8 @@ impl<B: Backend> Mixer<B> {
         match self {
             Self::Softmax(_) | Self::SlidingWindow(_) => MixerState::KeyValues(KeyValues::default()),
             Self::Hedgehog(mixer) => MixerState::Linear(mixer.empty_state(batch)),
-            Self::GatedDelta(mixer) => MixerState::Delta(mixer.empty_state(batch)),
+            Self::GatedDelta(mixer) => MixerState::Recurrent(mixer.empty_state(batch)),
+            Self::Mamba2(mixer) => MixerState::Recurrent(mixer.empty_state(batch)),
             Self::LinearMap(_) => MixerState::None,
         }
     }
@@ -253,9 +269,13 @@ impl<B: MixerBackend> Mixer<B> {
                 let (y, state) = mixer.forward(x, context, state);
                 (y, MixerState::Linear(state))
             }
-            (Self::GatedDelta(mixer), MixerState::Delta(state)) => {
+            (Self::GatedDelta(mixer), MixerState::Recurrent(state)) => {
                 let (y, state) = mixer.forward(x, context, state);
-                (y, MixerState::Delta(state))
+                (y, MixerState::Recurrent(state))
+            }
+            (Self::Mamba2(mixer), MixerState::Recurrent(state)) => {
+                let (y, state) = mixer.forward(x, context, state);
+                (y, MixerState::Recurrent(state))
             }
             (Self::LinearMap(mixer), MixerState::None) => (mixer.forward(x), MixerState::None),
             _ => panic!("the state belongs to another kind of mixer"),
@@ -275,6 +295,7 @@ impl<B: MixerBackend> Mixer<B> {
             Self::Softmax(mixer) | Self::SlidingWindow(mixer) => mixer.features(x, context, KeyValues::default()).0,
             Self::Hedgehog(mixer) => mixer.features(x, context, mixer.empty_state(batch)).0,
             Self::GatedDelta(mixer) => mixer.features(x, context, mixer.empty_state(batch)).0,
+            Self::Mamba2(mixer) => mixer.features(x, context, mixer.empty_state(batch)).0,
             Self::LinearMap(_) => x,
         };
         (features.clone(), crate::layers::project(self.output(), features))
@@ -288,6 +309,7 @@ impl<B: Backend> Mixer<B> {
             Self::Softmax(mixer) | Self::SlidingWindow(mixer) => &mixer.projections.o_proj,
             Self::Hedgehog(mixer) => &mixer.projections.o_proj,
             Self::GatedDelta(mixer) => &mixer.out_proj,
+            Self::Mamba2(mixer) => &mixer.out_proj,
             Self::LinearMap(mixer) => &mixer.out_proj,
         }
     }
@@ -298,6 +320,7 @@ impl<B: Backend> Mixer<B> {
             Self::Softmax(mixer) | Self::SlidingWindow(mixer) => &mut mixer.projections.o_proj,
             Self::Hedgehog(mixer) => &mut mixer.projections.o_proj,
             Self::GatedDelta(mixer) => &mut mixer.out_proj,
+            Self::Mamba2(mixer) => &mut mixer.out_proj,
             Self::LinearMap(mixer) => &mut mixer.out_proj,
         }
     }
