@@ -13,8 +13,6 @@ use burn_flex::Flex;
 use dtr_attention::recurrence::{self, Inputs};
 use dtr_attention::{MixerBackend, linear};
 
-type Train = Autodiff<Device>;
-
 const VALUES: f64 = 1e-4;
 const GRADIENTS: f64 = 1e-3;
 
@@ -99,8 +97,8 @@ impl Case {
         let (output, state) = form(inputs, next());
         let result = Tensor::cat(vec![output.flatten::<1>(0, 3), state.flatten(0, 3)], 0);
         let weights = numbers(9, result.dims()[0]);
-        let weights = Tensor::from_data(TensorData::new(weights, result.dims()), (&device, dtype.into()));
-        let gradients = (result.clone() * weights).sum().backward();
+        let weights = Tensor::<B, 1>::from_data(TensorData::new(weights, result.dims()), (&device, dtype.into()));
+        let gradients = (result.clone() * Tensor::from_inner(weights)).sum().backward();
         let numbers = |tensor: Tensor<B, 1>| tensor.into_data().convert::<f64>().to_vec().expect("numbers");
         let gradient = |leaf: &Tensor<Autodiff<B>, 4>| numbers(leaf.grad(&gradients).expect("a gradient").flatten(0, 3));
         Results { values: numbers(result.inner()), gradients: leaves.iter().map(gradient).collect() }
