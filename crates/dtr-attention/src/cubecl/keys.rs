@@ -188,6 +188,10 @@ fn backwards<F: Float>(
                 #[comptime]
                 if let ComptimeOption::Some(by_decay) = by_decay {
                     change += q * by_query[at] + k * (by_read - by_write);
+                    if decays[t * of_decays + own % of_decays] == 0.0f32 {
+                        // Nothing is left of the state, so the sum is 0 but for rounding.
+                        change = 0.0f32;
+                    }
                     by_decay[at] = change;
                 }
             }
