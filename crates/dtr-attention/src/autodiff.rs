@@ -6,15 +6,16 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::TensorMetadata;
+use burn::tensor::backend::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
-use crate::backend::{FusedBackend, MixerBackend};
+use crate::backend::{FusedBackend, FusedRecurrence, MixerBackend};
 use crate::convolution::ConvolutionInputs;
 use crate::position::{Positions, Span};
 use crate::recurrence::RecurrenceInputs;
 
 /// An operation with `N` inputs and what else it needs, as forward and backward on the inner backend.
-trait Operation<B: FusedBackend, const N: usize>: Clone + Send + std::fmt::Debug + 'static {
+trait Operation<B: Backend, const N: usize>: Clone + Send + std::fmt::Debug + 'static {
     /// What the backward pass wants of the forward pass, beside the inputs.
     type Kept: Clone + Send + std::fmt::Debug + 'static;
 
@@ -26,7 +27,7 @@ trait Operation<B: FusedBackend, const N: usize>: Clone + Send + std::fmt::Debug
 #[derive(Debug)]
 struct Step<O>(std::marker::PhantomData<O>);
 
-impl<B: FusedBackend, O: Operation<B, N>, const N: usize> Backward<B, N> for Step<O> {
+impl<B: Backend, O: Operation<B, N>, const N: usize> Backward<B, N> for Step<O> {
     type State = (O, [FloatTensor<B>; N], O::Kept);
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
@@ -40,7 +41,7 @@ impl<B: FusedBackend, O: Operation<B, N>, const N: usize> Backward<B, N> for Ste
     }
 }
 
-fn differentiable<B: FusedBackend, C: CheckpointStrategy, O: Operation<B, N>, const N: usize>(
+fn differentiable<B: Backend, C: CheckpointStrategy, O: Operation<B, N>, const N: usize>(
     operation: O,
     inputs: [FloatTensor<Autodiff<B, C>>; N],
 ) -> FloatTensor<Autodiff<B, C>> {
@@ -170,7 +171,7 @@ impl Recurrence {
     }
 }
 
-impl<B: FusedBackend, const N: usize> Operation<B, N> for Recurrence {
+impl<B: FusedRecurrence, const N: usize> Operation<B, N> for Recurrence {
     type Kept = ();
 
     fn forward(&self, inputs: [FloatTensor<B>; N]) -> (FloatTensor<B>, ()) {
@@ -181,6 +182,18 @@ impl<B: FusedBackend, const N: usize> Operation<B, N> for Recurrence {
         let RecurrenceInputs { q, k, v, g, beta, state } = B::recurrence_backward(self.named(inputs), grad);
         let mut grads = [q, k, v, state].into_iter().chain(g).chain(beta);
         std::array::from_fn(|_| grads.next().expect("as many gradients as inputs"))
+    }
+}
+
+/// The recurrence as one step.
+pub(crate) fn recurrence<B: FusedRecurrence, C: CheckpointStrategy>(
+    RecurrenceInputs { q, k, v, g, beta, state }: RecurrenceInputs<FloatTensor<Autodiff<B, C>>>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let operation = Recurrence { fades: g.is_some(), corrects: beta.is_some() };
+    match (g, beta) {
+        (None, None) => differentiable::<B, C, _, 4>(operation, [q, k, v, state]),
+        (Some(one), None) | (None, Some(one)) => differentiable::<B, C, _, 5>(operation, [q, k, v, state, one]),
+        (Some(g), Some(beta)) => differentiable::<B, C, _, 6>(operation, [q, k, v, state, g, beta]),
     }
 }
 
@@ -262,13 +275,8 @@ impl<B: FusedBackend, C: CheckpointStrategy> MixerBackend for Autodiff<B, C> {
         differentiable::<B, C, _, 1>(CrossEntropy { targets }, [logits])
     }
 
-    fn recurrence(RecurrenceInputs { q, k, v, g, beta, state }: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
-        let operation = Recurrence { fades: g.is_some(), corrects: beta.is_some() };
-        match (g, beta) {
-            (None, None) => differentiable::<B, C, _, 4>(operation, [q, k, v, state]),
-            (Some(one), None) | (None, Some(one)) => differentiable::<B, C, _, 5>(operation, [q, k, v, state, one]),
-            (Some(g), Some(beta)) => differentiable::<B, C, _, 6>(operation, [q, k, v, state, g, beta]),
-        }
+    fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
+        recurrence::<B, C>(inputs)
     }
 
     fn linear_attention(inputs: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {

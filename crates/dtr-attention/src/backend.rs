@@ -74,8 +74,14 @@ pub trait MixerBackend: Backend {
     }
 }
 
-/// A backend whose fused forward passes come with backward passes of their own. Autodiff over it then takes one step an operation.
-pub trait FusedBackend: MixerBackend {
+/// A backend whose recurrence comes with a backward pass of its own.
+pub trait FusedRecurrence: MixerBackend {
+    /// Gradients of [`MixerBackend::recurrence`] with respect to its inputs.
+    fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<Self>>, grad: FloatTensor<Self>) -> RecurrenceInputs<FloatTensor<Self>>;
+}
+
+/// A backend all of whose fused forward passes come with backward passes of their own. Autodiff over it then takes one step an operation.
+pub trait FusedBackend: FusedRecurrence {
     /// Gradients of [`MixerBackend::rms_norm`] with respect to `x` and `weight`.
     fn rms_norm_backward(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64, grad: FloatTensor<Self>) -> [FloatTensor<Self>; 2];
 
@@ -93,9 +99,6 @@ pub trait FusedBackend: MixerBackend {
 
     /// Gradient of [`MixerBackend::cross_entropy`] with respect to the logits.
     fn cross_entropy_backward(logits: FloatTensor<Self>, targets: IntTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// Gradients of [`MixerBackend::recurrence`] with respect to its inputs.
-    fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<Self>>, grad: FloatTensor<Self>) -> RecurrenceInputs<FloatTensor<Self>>;
 
     /// Gradients of [`MixerBackend::linear_attention`] with respect to its inputs; `output` is its result.
     fn linear_attention_backward(

@@ -38,6 +38,14 @@ pub(crate) fn composed<B: Backend>([q, k, v, state]: [FloatTensor<B>; 4]) -> Flo
     recurrence::joined(output, state)
 }
 
+/// [`scan`] on backends with a kernel for the recurrence alone: the additive rule on `[v, 1]`, then the quotient.
+#[cfg(feature = "cubecl")]
+pub(crate) fn by_recurrence<B: MixerBackend>([q, k, v, state]: [FloatTensor<B>; 4]) -> FloatTensor<B> {
+    let inputs = recurrence::Inputs::<B>::new(tensor(q), tensor(k), with_ones(tensor(v)));
+    let (output, state) = recurrence::scan(inputs, tensor(state));
+    recurrence::joined(normalised(output), state)
+}
+
 /// The definition, quadratic in time.
 ///
 /// # Shapes

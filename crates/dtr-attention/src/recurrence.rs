@@ -59,6 +59,26 @@ impl<T> RecurrenceInputs<T> {
             state: f(self.state),
         }
     }
+
+    /// Each of them with its counterpart.
+    #[must_use]
+    pub fn zip<U>(self, other: RecurrenceInputs<U>) -> RecurrenceInputs<(T, U)> {
+        RecurrenceInputs {
+            q: (self.q, other.q),
+            k: (self.k, other.k),
+            v: (self.v, other.v),
+            g: self.g.zip(other.g),
+            beta: self.beta.zip(other.beta),
+            state: (self.state, other.state),
+        }
+    }
+
+    /// One after the other, in the order of [`RecurrenceInputs::map`].
+    pub fn list(self) -> Vec<T> {
+        let mut all = Vec::with_capacity(6);
+        self.map(|input| all.push(input));
+        all
+    }
 }
 
 /// What enters the recurrence at each token.

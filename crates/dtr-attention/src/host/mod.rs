@@ -16,7 +16,7 @@ use dtr_kernels::view::{Rows, View};
 use dtr_kernels::{adamw, attention, convolution, cross_entropy, linear, recurrence, rows};
 
 use crate::adamw::Step;
-use crate::backend::{FusedBackend, MixerBackend};
+use crate::backend::{FusedBackend, FusedRecurrence, MixerBackend};
 use crate::convolution::ConvolutionInputs;
 use crate::position::{Positions, Span};
 use crate::recurrence::RecurrenceInputs;
@@ -300,6 +300,27 @@ impl<B: Host> MixerBackend for B {
     }
 }
 
+impl<B: Host> FusedRecurrence for B {
+    fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<B>>, grad: FloatTensor<B>) -> RecurrenceInputs<FloatTensor<B>> {
+        let (inputs, grad) = (Recurrence::<B>::new(inputs), Read::<B>::new(grad));
+        let views = inputs.views();
+        let [batch, heads, time, width, values] = views.dims();
+        let (grad, last) = B::strided(&grad.memory).0.split_at(batch * heads * time * values);
+        let (grad, last) = (View::contiguous(grad, [batch, heads, time, values]), View::contiguous(last, [batch, heads, width, values]));
+        let grads = recurrence::backward(&views, grad, last);
+        let of = |read: &Read<B>, values| made::<B>(values, &read.shape(), read.dtype);
+        let RecurrenceInputs { q, k, v, g, beta, state } = &inputs.0;
+        RecurrenceInputs {
+            q: of(q, grads.q),
+            k: of(k, grads.k),
+            v: of(v, grads.v),
+            g: g.as_ref().map(|g| of(g, grads.g)),
+            beta: beta.as_ref().map(|beta| of(beta, grads.beta)),
+            state: of(state, grads.state),
+        }
+    }
+}
+
 impl<B: Host> FusedBackend for B {
     fn rms_norm_backward(x: FloatTensor<B>, scale: FloatTensor<B>, eps: f64, grad: FloatTensor<B>) -> [FloatTensor<B>; 2] {
         let (x, scale) = (Ordered::<B>::new([x, grad]), Read::<B>::new(scale));
@@ -335,25 +356,6 @@ impl<B: Host> FusedBackend for B {
             weight: B::float_transpose(of(&inputs.taps, grads.taps)),
             bias: inputs.bias.as_ref().map(|bias| of(bias, grads.bias)),
             state: of(&inputs.state, grads.state),
-        }
-    }
-
-    fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<B>>, grad: FloatTensor<B>) -> RecurrenceInputs<FloatTensor<B>> {
-        let (inputs, grad) = (Recurrence::<B>::new(inputs), Read::<B>::new(grad));
-        let views = inputs.views();
-        let [batch, heads, time, width, values] = views.dims();
-        let (grad, last) = B::strided(&grad.memory).0.split_at(batch * heads * time * values);
-        let (grad, last) = (View::contiguous(grad, [batch, heads, time, values]), View::contiguous(last, [batch, heads, width, values]));
-        let grads = recurrence::backward(&views, grad, last);
-        let of = |read: &Read<B>, values| made::<B>(values, &read.shape(), read.dtype);
-        let RecurrenceInputs { q, k, v, g, beta, state } = &inputs.0;
-        RecurrenceInputs {
-            q: of(q, grads.q),
-            k: of(k, grads.k),
-            v: of(v, grads.v),
-            g: g.as_ref().map(|g| of(g, grads.g)),
-            beta: beta.as_ref().map(|beta| of(beta, grads.beta)),
-            state: of(state, grads.state),
         }
     }
 

@@ -166,7 +166,7 @@ impl<B: Backend> MixerState<B> {
                 (vec![("keys", k.into_data()), ("values", v.into_data())], Some(positions))
             }),
             Self::Linear(state) => (vec![("state", state.to_data())], None),
-            Self::Delta(state) => (vec![("convolution", state.convolution.to_data()), ("matrix", state.matrix.to_data())], None),
+            Self::Recurrent(state) => (vec![("convolution", state.convolution.to_data()), ("matrix", state.matrix.to_data())], None),
             Self::None => Default::default(),
         }
     }
@@ -217,21 +217,23 @@ impl<B: Backend> Mixer<B> {
         positions: Option<Positions>,
         mut part: impl FnMut(&'static str, &[usize]) -> Result<TensorData, E>,
     ) -> Result<MixerState<B>, E> {
-        let device = &self.output().weight.device();
+        let (device, dtype) = (&self.output().weight.device(), self.output().weight.val().dtype());
         Ok(match self {
             Self::Softmax(mixer) | Self::SlidingWindow(mixer) => MixerState::KeyValues(match positions {
                 None => KeyValues::default(),
                 Some(positions) => {
                     let shape = mixer.cache_shape(rows, positions.length());
-                    let mut tensor = |name| Ok(Tensor::from_data(part(name, &shape)?, device));
+                    let mut tensor = |name| Ok(Tensor::from_data(part(name, &shape)?, (device, dtype)));
                     KeyValues::holding(tensor("keys")?, tensor("values")?, positions)
                 }
             }),
             Self::Hedgehog(mixer) => MixerState::Linear(Tensor::from_data(part("state", &mixer.empty_state(rows).dims())?, device)),
-            Self::GatedDelta(mixer) => {
-                let DeltaState { convolution, matrix } = mixer.empty_state(rows);
-                MixerState::Delta(DeltaState {
-                    convolution: Tensor::from_data(part("convolution", &convolution.dims())?, device),
+            Self::GatedDelta(_) | Self::Mamba2(_) => {
+                let MixerState::Recurrent(RecurrentState { convolution, matrix }) = self.empty_state(rows) else {
+                    unreachable!("the mixers with a recurrence")
+                };
+                MixerState::Recurrent(RecurrentState {
+                    convolution: Tensor::from_data(part("convolution", &convolution.dims())?, (device, dtype)),
                     matrix: Tensor::from_data(part("matrix", &matrix.dims())?, device),
                 })
             }

@@ -124,6 +124,7 @@ fn operators() -> Vec<MixerConfig> {
         MixerConfig::Hedgehog {},
         MixerConfig::GatedDelta { convolution: 4, rotary: false },
         MixerConfig::GatedDelta { convolution: 1, rotary: true },
+        MixerConfig::Mamba2 { state: 8, convolution: 4 },
         MixerConfig::LinearMap {},
     ]
 }
