@@ -14,7 +14,7 @@ pub fn plan(experiment: &Experiment, plan: &Plan) -> String {
     };
     let Plan { memory, seconds, .. } = plan;
     let size = |size: usize| bytes(size as f64);
-    line("experiment", format!("{} on {}, seed {}", experiment.name(), experiment.device(), experiment.seed()));
+    line("experiment", format!("{} on {}, seed {}", experiment.name(), experiment.compute(), experiment.seed()));
     line("parent", format!("{}, {} parameters", plan.parent, plan.parameters));
     if !plan.has_weights {
         line("", "its weights are not here: sizes are those of its config.json".into());
