@@ -12,7 +12,12 @@ fn padded_logits(model: &Decoder<Inner>, rows: &[Vec<i64>], mask: &[Vec<i64>]) -
     let mask: Vec<Vec<bool>> = mask.iter().map(|row| row.iter().map(|&token| token == 1).collect()).collect();
     let positions = Positions::padded(&mask, &vec![0; mask.len()]);
     let hidden = model.forward(ids(rows), positions, &mut model.empty_state(rows.len()));
-    model.head(hidden)
+    shown(model, hidden)
+}
+
+/// Logits; of an encoder, its hidden states.
+fn shown(model: &Decoder<Inner>, hidden: Tensor<Inner, 3>) -> Tensor<Inner, 3> {
+    if model.is_encoder() { hidden } else { model.head(hidden) }
 }
 
 fn check(case: &str) {
@@ -24,7 +29,9 @@ fn check(case: &str) {
         let found = difference(found, wanted);
         assert!(found <= 1e-4, "{case}, {what}: logits differ by {found:e}");
     };
-    agrees("logits", &model.logits(ids(&file.rows("ids"))), &file.float("logits"));
+    let rows = file.rows("ids");
+    let mask = vec![vec![1; rows[0].len()]; rows.len()];
+    agrees("logits", &padded_logits(&model, &rows, &mask), &file.float("logits"));
     for side in ["left", "right"] {
         let rows = file.rows(&format!("padded_{side}_ids"));
         let mask = file.rows(&format!("padded_{side}_mask"));
@@ -63,9 +70,44 @@ fn qwen3_agrees_with_transformers() {
 }
 
 #[test]
+fn gpt2_agrees_with_transformers() {
+    for case in ["tied", "inner"] {
+        check(&format!("gpt2_{case}"));
+    }
+}
+
+#[test]
+fn encoders_agree_with_transformers() {
+    for case in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
+        check(case);
+    }
+}
+
+#[test]
+fn a_parent_is_written_in_its_own_format_bit_for_bit() {
+    let device = Default::default();
+    for case in ["llama_tied", "qwen3_biases", "gpt2_tied", "gpt2_inner", "bert", "roberta"] {
+        let parent = golden(&format!("models/{case}"));
+        let (config, model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
+        let directory = tempfile::tempdir().expect("a directory");
+        checkpoint::save(directory.path(), &config, &model, &parent).expect("saved");
+        let tensors = |directory: &Path| {
+            let bytes = std::fs::read(directory.join("model.safetensors")).expect("weights");
+            let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+            let tensor =
+                |(name, view): (String, safetensors::tensor::TensorView<'_>)| (name, (view.shape().to_vec(), view.data().to_vec()));
+            file.tensors().into_iter().map(tensor).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let (before, after) = (tensors(&parent), tensors(directory.path()));
+        assert!(before.keys().eq(after.keys()), "{case}: {:?}, written {:?}", before.keys(), after.keys());
+        assert!(before == after, "{case}: other weights");
+    }
+}
+
+#[test]
 fn a_saved_model_is_the_model() {
     let device = Default::default();
-    for case in ["llama_biases", "llama_tied", "qwen3_gqa_3", "mistral_window"] {
+    for case in ["llama_biases", "llama_tied", "qwen3_gqa_3", "mistral_window", "gpt2_inner"] {
         let parent = golden(&format!("models/{case}"));
         let (config, model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
         let directory = tempfile::tempdir().expect("a directory");

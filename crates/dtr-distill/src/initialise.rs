@@ -139,7 +139,7 @@ pub fn calibrate<B: MixerBackend>(
     batches: &[Batch<B>],
     device: &B::Device,
 ) -> Result<Vec<Calibration<B>>, DistillError> {
-    let hidden = parent.embed(Tensor::zeros([1, 1], device)).dims()[2];
+    let hidden = parent.hidden();
     let mut attentions: Vec<Attention> = Vec::new();
     let mut constants = vec![Moments::new(hidden, 1); parent.layers.len()];
     let mut gates: Vec<_> = (0..parent.layers.len()).map(|layer| Moments::new(hidden, heads(parent, layer))).collect();
@@ -274,6 +274,7 @@ fn copied<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, paren
             let taps = (0..channels * width).map(|i| f32::from(u8::from(i % width == width - 1))).collect::<Vec<_>>();
             mixer.conv1d.weight = Param::from_tensor(Tensor::from_data(TensorData::new(taps, [channels, 1, width]), &device));
             mixer.out_proj.weight = Param::from_tensor(source.o_proj.weight.val());
+            mixer.out_proj.bias = source.o_proj.bias.as_ref().map(|bias| Param::from_tensor(bias.val()));
         }
     }
     student

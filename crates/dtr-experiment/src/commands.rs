@@ -218,6 +218,9 @@ pub fn score(model: &Path, device: Option<Device>, tokens: &Path) -> Result<(), 
 
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
             let (config, model) = checkpoint::load::<B::InnerBackend>(self.0, &device)?;
+            if config.is_encoder() {
+                return Err(Error::Encoder { directory: self.0.into() });
+            }
             let path = self.1;
             let read = |source| Error::Io { action: "read", path: path.into(), source };
             let file = BufReader::new(std::fs::File::open(path).map_err(read)?);

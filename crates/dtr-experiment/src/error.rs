@@ -98,6 +98,26 @@ pub enum Error {
         source: Box<dtr_eval::EvalError>,
     },
 
+    /// The parent has not got what the experiment asks for.
+    #[error("`{key}` does not go with the parent: {reason}")]
+    #[diagnostic(help("{remedy}"))]
+    NotForParent {
+        /// Key in the experiment file.
+        key: &'static str,
+        /// Why not.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+
+    /// Text is asked of an encoder.
+    #[error("the model in {} is an encoder: it makes vectors of texts and generates none", directory.display())]
+    #[diagnostic(help("give the directory of a model that generates; what an encoder is good at, `dtr eval` tells by a retrieval task"))]
+    Encoder {
+        /// Its directory.
+        directory: PathBuf,
+    },
+
     /// Students cannot be trained.
     #[error(transparent)]
     Distill(#[from] dtr_distill::DistillError),

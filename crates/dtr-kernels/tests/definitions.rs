@@ -169,6 +169,8 @@ struct Attention {
     dims: [usize; 7],
     window: Option<usize>,
     sinks: usize,
+    /// Whether all tokens stand at one position.
+    at_once: bool,
 }
 
 const PADDING: i32 = 1 << 30;
@@ -176,7 +178,8 @@ const PADDING: i32 = 1 << 30;
 impl Attention {
     fn positions(self) -> Vec<i32> {
         let [batch, _, _, _, keys, ..] = self.dims;
-        let row = |batch: usize| (0..keys).map(move |j| if batch == 0 && j < keys / 4 { PADDING } else { j as i32 });
+        let row =
+            |batch: usize| (0..keys).map(move |j| if batch == 0 && j < keys / 4 { PADDING } else { i32::from(!self.at_once) * j as i32 });
         (0..batch).flat_map(row).collect()
     }
 
@@ -213,7 +216,9 @@ impl Attention {
             let own = positions[b * keys + keys - queries + i];
             let sees = |j: usize| {
                 let key = positions[b * keys + j];
-                j <= keys - queries + i && key <= own && (self.window.is_none_or(|w| own - key < w as i32) || key < self.sinks as i32)
+                (self.at_once || j <= keys - queries + i)
+                    && key <= own
+                    && (self.window.is_none_or(|w| own - key < w as i32) || key < self.sinks as i32)
             };
             let score = |j: usize| q.iter().zip(at(&x[1], group * keys + j, width)).map(|(q, k)| 0.4 * q * k).sum::<f64>().exp();
             let weights: Vec<f64> = (0..keys).map(|j| if sees(j) { score(j) } else { 0.0 }).collect();
@@ -232,6 +237,7 @@ impl Attention {
             k: View::contiguous(&x[1], [batch, groups, keys, width]),
             v: View::contiguous(&x[2], [batch, groups, keys, values]),
             positions,
+            in_order: !self.at_once,
             window: self.window,
             sinks: self.sinks,
             scale: 0.4,
@@ -272,8 +278,11 @@ impl Attention {
 fn softmax_attention() {
     for (window, sinks) in [(None, 0), (Some(5), 2), (Some(70), 0)] {
         for dims in [[2, 2, 1, 9, 9, 3, 5], [1, 4, 2, 3, 40, 6, 18], [2, 2, 2, 20, 90, 6, 4]] {
-            Attention { dims, window, sinks }.check();
+            Attention { dims, window, sinks, at_once: false }.check();
         }
+    }
+    for dims in [[2, 2, 1, 3, 9, 3, 5], [2, 2, 2, 90, 90, 6, 4]] {
+        Attention { dims, window: None, sinks: 0, at_once: true }.check();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Decoders as data over one block, mixers with parameters, caches, generation, checkpoints, tokenizer, chat templates.
+//! Decoders and encoders as data over one block, mixers with parameters, caches, generation, checkpoints, tokenizer, chat templates.
 
 pub mod config;
 pub mod error;
@@ -12,6 +12,7 @@ pub mod layers;
 pub mod chat;
 pub mod checkpoint;
 pub mod generate;
+pub mod pooling;
 mod python_json;
 pub mod tokenizer;
 
@@ -20,4 +21,5 @@ pub use config::{AttentionShape, DecoderConfig};
 pub use decoder::{Context, Decoder};
 pub use error::{CheckpointError, ConfigError, GenerationError};
 pub use mixer::{Mixer, MixerConfig, MixerState};
+pub use pooling::Pooling;
 pub use tokenizer::Tokenizer;

@@ -183,6 +183,7 @@ impl<B: Host> Attention<B> {
             k: k.view(),
             v: v.view(),
             positions: positions.all(),
+            in_order: positions.is_in_order(),
             window: span.window,
             sinks: span.sinks,
             scale: scale as f32,

@@ -67,6 +67,9 @@ pub fn generate(model: &Path, device: Option<Device>, arguments: &GenerateArgs) 
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
             let Self(directory, arguments) = self;
             let (config, model) = checkpoint::load::<B::InnerBackend>(directory, &device)?;
+            if config.is_encoder() {
+                return Err(Error::Encoder { directory: directory.into() });
+            }
             let tokenizer = Tokenizer::load(directory, config.vocabulary)?;
             let prompts = prompts(directory, &tokenizer, arguments)?;
             let &GenerateArgs { temperature, top_k, top_p, repetition_penalty, seed, max_new_tokens, .. } = arguments;

@@ -51,6 +51,9 @@ pub fn serve(model: &Path, device: Option<Device>, arguments: &ServeArgs) -> Res
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
             let Self(directory, arguments) = self;
             let (config, model) = checkpoint::load::<B::InnerBackend>(directory, &device)?;
+            if config.is_encoder() {
+                return Err(Error::Encoder { directory: directory.into() });
+            }
             let limits = Limits {
                 body_bytes: arguments.max_body_bytes,
                 tokens: arguments.max_tokens.or(config.max_positions).unwrap_or(DEFAULT_TOKENS),

@@ -353,7 +353,13 @@ pub(super) fn batch(experiment: &Experiment, texts: &Texts, purpose: &str) -> Re
             place < 0.0
         });
         let name = chosen.or(distill.mixture.last_key_value()).map(|(name, _)| name).expect("a mixture names a text");
-        let found = row(texts.documents(name), distill.length, &mut random)?;
+        let documents = texts.documents(name);
+        let found = if texts.encoder {
+            // One text at a time, as an encoder reads it.
+            documents.document(distill.length, &mut random)?
+        } else {
+            row(documents, distill.length, &mut random)?
+        };
         let mut row = Row::plain(found.tokens);
         // What is seen one place earlier predicts an answer.
         for at in found.labelled.into_iter().filter(|&at| at > 0) {

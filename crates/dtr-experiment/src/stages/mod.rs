@@ -186,6 +186,8 @@ struct Texts {
     tasks: BTreeMap<String, Box<dyn Task>>,
     /// Each with what stands for its content in keys.
     corpora: BTreeMap<String, (Files, String)>,
+    /// Whether they are for an encoder, a text at a time.
+    encoder: bool,
 }
 
 impl Texts {

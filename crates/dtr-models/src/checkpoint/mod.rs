@@ -1,7 +1,7 @@
 //! Hugging Face directories in and out: every tensor accounted for, files complete or absent.
 
 mod atomic;
-mod names;
+pub(crate) mod names;
 mod read;
 mod write;
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::prelude::*;
 use serde_json::Value;
 
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, Head};
 use crate::decoder::Decoder;
 use crate::error::CheckpointError;
 
@@ -23,8 +23,18 @@ const WEIGHTS: &str = "model.safetensors";
 /// List of shards and which tensor lies where.
 const INDEX: &str = "model.safetensors.index.json";
 /// Files that travel unchanged from a parent to what is made of it.
-const COMPANIONS: [&str; 5] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
+const COMPANIONS: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+];
 
 /// Reads the configuration of the model in `directory`.
 ///
@@ -46,8 +56,8 @@ pub fn load<B: Backend>(directory: &Path, device: &B::Device) -> Result<(Decoder
     let config = load_config(directory)?;
     let model = Decoder::new(&config, device);
     let (files, shown) = weight_files(directory)?;
-    let ignored = |name: &str| name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight");
-    let model = read::load(model, &files, &shown, ignored, device)?;
+    let ignored = |name: &str| config.naming.ignores(name) || (config.head == Head::Tied && name == "lm_head.weight");
+    let model = read::load(model, config.naming, &files, &shown, ignored, device)?;
     Ok((config, model))
 }
 
@@ -61,10 +71,13 @@ pub fn save<B: Backend>(directory: &Path, config: &DecoderConfig, model: &Decode
         let path = parent.join(name);
         if path.exists() {
             let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { action: "read", path, source })?;
-            atomic::write(&directory.join(name), &bytes)?;
+            let target = directory.join(name);
+            let folder = target.parent().unwrap_or(directory);
+            std::fs::create_dir_all(folder).map_err(|source| CheckpointError::Io { action: "create", path: folder.into(), source })?;
+            atomic::write(&target, &bytes)?;
         }
     }
-    write::save(&directory.join(WEIGHTS), model)?;
+    write::save(&directory.join(WEIGHTS), model, config.naming)?;
     // Last, so that a directory with a configuration is a complete one.
     atomic::write(&directory.join("config.json"), format!("{:#}\n", config.to_json()).as_bytes())
 }

@@ -8,7 +8,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use safetensors::{Dtype, SafeTensors};
 
-use super::names;
+use super::names::{self, Naming};
 use crate::error::CheckpointError;
 
 /// Fills `module` from one file that holds exactly its parameters.
@@ -16,12 +16,13 @@ use crate::error::CheckpointError;
 /// # Errors
 /// If the file is damaged or holds other tensors.
 pub fn load_module<B: Backend, M: Module<B>>(module: M, path: &Path, device: &B::Device) -> Result<M, CheckpointError> {
-    load(module, &[path.to_path_buf()], path, |_| false, device)
+    load(module, &Naming::LLAMA, &[path.to_path_buf()], path, |_| false, device)
 }
 
 /// Fills `module` from `files` together; tensors that `ignored` knows may be left over.
 pub(super) fn load<B: Backend, M: Module<B>>(
     module: M,
+    naming: &'static Naming,
     files: &[PathBuf],
     shown: &Path,
     ignored: impl Fn(&str) -> bool,
@@ -37,7 +38,7 @@ pub(super) fn load<B: Backend, M: Module<B>>(
             SafeTensors::deserialize(buffer).map_err(|error| CheckpointError::Damaged { path: path.clone(), reason: error.to_string() })?;
         tensors.extend(file.tensors());
     }
-    let mut loader = Loader { tensors, used: BTreeSet::new(), path: names::Path::default(), missing: vec![], wrong: None, shown, device };
+    let mut loader = Loader { tensors, used: BTreeSet::new(), path: names::Path::new(naming), missing: vec![], wrong: None, shown, device };
     let module = module.map(&mut loader);
     let Loader { tensors, used, missing, wrong, .. } = loader;
     if let Some(error) = wrong {
@@ -59,13 +60,17 @@ struct Loader<'a, B: Backend> {
 
 impl<B: Backend> Loader<'_, B> {
     fn read<const D: usize>(&mut self, shape: [usize; D]) -> Option<Tensor<B, D>> {
-        let name = self.path.name();
+        let mut names = self.path.names();
+        let name = names.swap_remove(names.iter().position(|name| self.tensors.contains_key(name)).unwrap_or(0));
         let transposed = self.path.is_transposed();
         let Some(view) = self.tensors.get(&name) else {
             self.missing.push(name);
             return None;
         };
         let mut expected = shape.to_vec();
+        let (part, parts) = self.path.part();
+        let width = shape[D - 1];
+        expected[D - 1] *= parts;
         if transposed {
             expected.reverse();
         }
@@ -87,6 +92,9 @@ impl<B: Backend> Loader<'_, B> {
         let data = TensorData::from_bytes_vec(view.data().to_vec(), expected, dtype).convert::<B::FloatElem>();
         self.used.insert(name);
         let tensor = Tensor::<B, D>::from_data(data, self.device);
+        if parts > 1 {
+            return Some(contiguous(tensor.narrow(D - 1, part * width, width)));
+        }
         // Written out once, so that no product has to go through a transposed view.
         Some(if transposed { contiguous(tensor.transpose()) } else { tensor })
     }

@@ -2,6 +2,8 @@
 //!
 //! `[q, k, v] = silu(conv(W_qkv x))`; `q, k` to unit length, `q` times `D^-1/2`; `beta = sigmoid(W_b x)`;
 //! `g = -exp(A_log) softplus(W_a x + dt_bias)`; `q, k` turned by position, if asked for; delta rule; `y = W_o (norm(o) * silu(W_z x))`, the norm by head.
+//!
+//! In an encoder the same is read from both ends, convolution included, and what both ends make of a token is added in front of the norm.
 
 use burn::module::{Initializer, Param};
 use burn::nn::Linear;
@@ -14,6 +16,7 @@ use dtr_attention::{MixerBackend, convolution, gate, norm, recurrence};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::{RmsNorm, linear, project};
+use crate::rope::Rotary;
 
 /// Epsilon under the root when queries and keys are brought to unit length, as in the published models.
 const UNIT_EPS: f64 = 1e-6;
@@ -49,6 +52,7 @@ pub struct GatedDelta<B: Backend> {
     heads: usize,
     head_dim: usize,
     rotary: bool,
+    causal: bool,
 }
 
 /// What a gated-delta sublayer remembers.
@@ -63,7 +67,7 @@ pub struct DeltaState<B: Backend> {
 impl<B: Backend> GatedDelta<B> {
     /// A mixer without weights of its own yet.
     pub fn new(shape: &AttentionShape, convolution: usize, rotary: bool, device: &B::Device) -> Self {
-        let AttentionShape { hidden, heads, head_dim, eps, .. } = *shape;
+        let AttentionShape { hidden, heads, head_dim, output_bias, causal, eps, .. } = *shape;
         let width = heads * head_dim;
         Self {
             in_proj_qkv: linear(hidden, 3 * width, false, device),
@@ -74,10 +78,11 @@ impl<B: Backend> GatedDelta<B> {
             a_log: Initializer::Zeros.init([heads], device),
             dt_bias: Initializer::Zeros.init([heads], device),
             norm: RmsNorm::new(head_dim, eps, device),
-            out_proj: linear(width, hidden, false, device),
+            out_proj: linear(width, hidden, output_bias, device),
             heads,
             head_dim,
             rotary,
+            causal,
         }
     }
 
@@ -101,7 +106,6 @@ impl<B: MixerBackend> GatedDelta<B> {
 
     /// What enters the output projection, `[B, T, H * V]`, and the next state.
     pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: DeltaState<B>) -> (Tensor<B, 3>, DeltaState<B>) {
-        let heads = self.heads;
         let tokens = context.tokens.as_ref();
         let masked = |y: Tensor<B, 3>| match tokens {
             Some(tokens) => y * tokens.clone().unsqueeze_dim(2),
@@ -113,25 +117,44 @@ impl<B: MixerBackend> GatedDelta<B> {
         let g = masked(rate * self.a_log.val().exp().neg().unsqueeze()).swap_dims(1, 2);
 
         let mixed = masked(project(&self.in_proj_qkv, x));
-        let [channels, _, width] = self.conv1d.weight.dims();
-        let weight = self.conv1d.weight.val().reshape([channels, width]);
+        if !self.causal {
+            let backward =
+                self.inputs(mixed.clone().flip([1]), g.clone().flip([2]), beta.clone().flip([2]), state.convolution.clone(), None);
+            let output = recurrence::both_ways(self.inputs(mixed, g, beta, state.convolution.clone(), None), backward);
+            return (gate::swiglu(z, merge_heads(self.norm.forward(output))), state);
+        }
         let convolution = convolution::next_state(mixed.clone(), state.convolution.clone(), tokens.cloned());
-        let mixed = convolution::causal_silu(mixed, weight, state.convolution);
+        let inputs = self.inputs(mixed, g, beta, state.convolution, context.rotary.as_ref().filter(|_| self.rotary));
+        let (output, matrix) = recurrence::scan(inputs, state.matrix);
+        let output = gate::swiglu(z, merge_heads(self.norm.forward(output)));
+        (output, DeltaState { convolution, matrix })
+    }
+
+    /// What enters the recurrence, of projected tokens `[B, T, N]` behind those that `state` holds.
+    fn inputs(
+        &self,
+        mixed: Tensor<B, 3>,
+        g: Tensor<B, 3>,
+        beta: Tensor<B, 3>,
+        state: Tensor<B, 3>,
+        rotary: Option<&Rotary<B>>,
+    ) -> recurrence::Inputs<B> {
+        let heads = self.heads;
+        let [channels, _, width] = self.conv1d.weight.dims();
+        let mixed = convolution::causal_silu(mixed, self.conv1d.weight.val().reshape([channels, width]), state);
         let [batch, time, _] = mixed.dims();
         let mixed = mixed.reshape([batch, time, 3 * heads, self.head_dim]).swap_dims(1, 2);
         let part = |i: usize| mixed.clone().narrow(1, i * heads, heads);
-        let turned = |x: Tensor<B, 4>| {
-            if self.rotary { rotate_half(x, context.rotary.cos.clone(), context.rotary.sin.clone()) } else { x }
+        let turned = |x: Tensor<B, 4>| match rotary {
+            Some(rotary) => rotate_half(x, rotary.cos.clone(), rotary.sin.clone()),
+            None => x,
         };
-        let inputs = recurrence::Inputs {
+        recurrence::Inputs {
             q: turned(norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS)),
             k: turned(norm::unit(part(1), 1.0, UNIT_EPS)),
             v: part(2),
             g: Some(g.unsqueeze_dim(3)),
             beta: Some(beta),
-        };
-        let (output, matrix) = recurrence::scan(inputs, state.matrix);
-        let output = gate::swiglu(z, merge_heads(self.norm.forward(output)));
-        (output, DeltaState { convolution, matrix })
+        }
     }
 }
