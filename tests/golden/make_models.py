@@ -14,6 +14,7 @@ expected.safetensors:
     padded_{left,right}_ids    int64 [2, 40]       row 0 as above; row 1: its first 27 tokens and 13 times the token 0
     padded_{left,right}_mask   int64 [2, 40]       1 token, 0 padding
     padded_{left,right}_logits f32   [2, 40, V]    zero where the mask is 0
+    greedy                     int64 [2, 20]       GPT-2 only: what it generates after the first 10 tokens of each row
 """
 import json, pathlib, shutil, sys, zlib
 import torch
@@ -97,6 +98,8 @@ def expected(model, generator, learned):
         torch.testing.assert_close(logits[0], out["logits"][0])
         torch.testing.assert_close(logits[1, kept], alone, rtol=1e-4, atol=1e-4)
         out |= {f"padded_{side}_ids": padded, f"padded_{side}_mask": mask, f"padded_{side}_logits": logits * mask[..., None]}
+    if model.can_generate() and learned:
+        out["greedy"] = model.generate(ids[:, :10], max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)[:, 10:]
     return out
 
 

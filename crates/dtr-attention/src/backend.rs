@@ -19,12 +19,13 @@ pub trait MixerBackend: Backend {
         norm::rms_composed::<Self>(x, weight, eps)
     }
 
-    /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension. `x [.., N]`, `weight, bias [N]`.
+    /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension. `x [.., N]`, `weight, bias [N]`. Under autodiff it is
+    /// taken step by step: only whole models are trained through it, never a student.
     fn layer_norm_affine(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         norm::layer_composed::<Self>(x, weight, bias, eps)
     }
 
-    /// Gaussian error linear unit, element by element; see [`gate::gelu`].
+    /// Gaussian error linear unit, element by element; see [`gate::gelu`]. Under autodiff step by step, as the layer norm.
     fn gelu_each(x: FloatTensor<Self>, approximate: bool) -> FloatTensor<Self> {
         gate::gelu_composed::<Self>(x, approximate)
     }

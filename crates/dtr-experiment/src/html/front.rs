@@ -44,16 +44,16 @@ pub fn context(name: &str, report: &Report, events: &[Event]) -> Option<Value> {
     };
     let encoder = report.efficiency.iter().any(|row| row.decode_tokens_per_second.is_none());
     let time = if encoder { "encoding time of a token, ms" } else { "decoding time of a token, ms" };
-    let charts = [chart(time, |point| 1000.0 * point.token_seconds), chart("cache, MiB", |point| point.cache_bytes / (1024.0 * 1024.0))];
+    let charts = [chart(time, |point| 1000.0 * point.decode_seconds), chart("cache, MiB", |point| point.cache_bytes / (1024.0 * 1024.0))];
     let mut shown: Vec<&Point> = points.iter().filter(|point| point.front || !point.name.is_empty()).collect();
-    shown.sort_by(|a, b| b.validation.total_cmp(&a.validation).then(a.token_seconds.total_cmp(&b.token_seconds)));
+    shown.sort_by(|a, b| b.validation.total_cmp(&a.validation).then(a.decode_seconds.total_cmp(&b.decode_seconds)));
     let row = |point: &Point| {
         context! {
             name => point.name.clone(),
             layout => point.layout.clone(),
             replaced => point.replaced,
             validation => percent(point.validation),
-            decode => duration(point.token_seconds),
+            decode => duration(point.decode_seconds),
             cache => bytes(point.cache_bytes),
             measured => point.measured,
             front => point.front,

@@ -20,7 +20,7 @@ pub struct Point {
     /// Score on the examples that choose.
     pub validation: f64,
     /// Seconds to generate a token after `context` tokens; of an encoder, to read one of as many.
-    pub token_seconds: f64,
+    pub decode_seconds: f64,
     /// Bytes of keys, values and states there.
     pub cache_bytes: f64,
     /// Tokens in the context.
@@ -55,12 +55,12 @@ pub fn points(task: &str, report: &Report, events: &[Event]) -> Vec<Point> {
         }
     }
     let point = |(layout, (name, validation)): (String, (String, f64))| {
-        let (token_seconds, cache_bytes, measured) = costs.of(&layout)?;
+        let (decode_seconds, cache_bytes, measured) = costs.of(&layout)?;
         let (replaced, context) = (replaced(&layout), costs.context);
-        Some(Point { layout, name, replaced, validation, token_seconds, cache_bytes, context, measured, front: false })
+        Some(Point { layout, name, replaced, validation, decode_seconds, cache_bytes, context, measured, front: false })
     };
     let mut points: Vec<Point> = layouts.into_iter().filter_map(point).collect();
-    let values: Vec<[f64; 3]> = points.iter().map(|point| [-point.validation, point.token_seconds, point.cache_bytes]).collect();
+    let values: Vec<[f64; 3]> = points.iter().map(|point| [-point.validation, point.decode_seconds, point.cache_bytes]).collect();
     for (point, own) in points.iter_mut().zip(&values) {
         let beats = |other: &[f64; 3]| other.iter().zip(own).all(|(a, b)| a <= b) && other.iter().zip(own).any(|(a, b)| a < b);
         point.front = !values.iter().any(beats);
