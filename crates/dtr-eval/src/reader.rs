@@ -22,6 +22,8 @@ pub struct Reader {
     pub(crate) context: Option<usize>,
     /// How an encoder makes one vector of a text; `None` for a model that generates.
     pub(crate) pooling: Option<Pooling>,
+    /// Positions there are vectors for, where positions are learned: no text may be longer.
+    limit: Option<usize>,
     /// Tokens that end a text.
     pub(crate) end: Vec<u32>,
     /// Text of what the tokenizer puts in front of every text by itself; often nothing.
@@ -45,12 +47,25 @@ impl Reader {
         let start = tokenizer.decode(tokenizer.encode_prompt("")?.get(..1).unwrap_or(&[]))?;
         let chat = ChatTemplate::load(directory)?;
         let pooling = config.is_encoder().then(|| Pooling::load(directory)).transpose()?;
-        Ok(Self { pooling, tokenizer, chat, context: config.max_positions, end: config.end_tokens(), start })
+        Ok(Self {
+            pooling,
+            limit: config.position_limit(),
+            tokenizer,
+            chat,
+            context: config.max_positions,
+            end: config.end_tokens(),
+            start,
+        })
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Tokens of the longest text there can be; `None` where there is no end to positions.
+    pub fn position_limit(&self) -> Option<usize> {
+        self.limit
     }
 
     /// Whether the model is an encoder.

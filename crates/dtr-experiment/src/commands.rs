@@ -234,6 +234,9 @@ pub fn score(model: &Path, device: Option<Device>, tokens: &Path) -> Result<(), 
                 if let Some(token) = tokens.iter().find(|&&token| token as usize >= config.vocabulary) {
                     return Err(wrong(format!("has token {token}, the vocabulary ends at {}", config.vocabulary - 1)));
                 }
+                if let Some(limit) = config.position_limit().filter(|&limit| tokens.len() > limit) {
+                    return Err(wrong(format!("has {} tokens, the model has learnt {limit} positions", tokens.len())));
+                }
                 println!("{}", json!({ "logprobs": logprobs::<B>(&model, &tokens, &device) }));
             }
             Ok(())

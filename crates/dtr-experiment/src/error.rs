@@ -118,6 +118,16 @@ pub enum Error {
         directory: PathBuf,
     },
 
+    /// More tokens than the model has learnt positions for.
+    #[error("{tokens} tokens are asked for, the model has learnt {limit} positions")]
+    #[diagnostic(help("ask for at most {limit} tokens, prompt and answer together"))]
+    TooManyPositions {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Positions there are.
+        limit: usize,
+    },
+
     /// Students cannot be trained.
     #[error(transparent)]
     Distill(#[from] dtr_distill::DistillError),

@@ -72,6 +72,10 @@ pub fn generate(model: &Path, device: Option<Device>, arguments: &GenerateArgs) 
             }
             let tokenizer = Tokenizer::load(directory, config.vocabulary)?;
             let prompts = prompts(directory, &tokenizer, arguments)?;
+            let tokens = prompts.iter().map(|prompt| prompt.len() + arguments.max_new_tokens).max().unwrap_or(0);
+            if let Some(limit) = config.position_limit().filter(|&limit| tokens > limit) {
+                return Err(Error::TooManyPositions { tokens, limit });
+            }
             let &GenerateArgs { temperature, top_k, top_p, repetition_penalty, seed, max_new_tokens, .. } = arguments;
             let sampling = Sampling { temperature, top_k, top_p, repetition_penalty, seed }.check()?;
             let sequence = |(row, prompt): (usize, Vec<u32>)| {

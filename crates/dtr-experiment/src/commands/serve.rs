@@ -60,6 +60,9 @@ pub fn serve(model: &Path, device: Option<Device>, arguments: &ServeArgs) -> Res
                 batch: arguments.max_batch.into(),
                 queue: arguments.max_queue.into(),
             };
+            if let Some(limit) = config.position_limit().filter(|&limit| limits.tokens > limit) {
+                return Err(Error::TooManyPositions { tokens: limits.tokens, limit });
+            }
             let of_directory = || directory.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
             let name = arguments.name.clone().or_else(of_directory).unwrap_or_else(|| "model".into());
             let served = Served {

@@ -246,6 +246,13 @@ pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> 
             TaskKind::Retrieval(config) => Box::new(Retrieval::open(name, config, &wanted, reader)?),
             TaskKind::RustDocs(docs) => Box::new(rust_docs(name, (&sources()?, &docs.crates), docs.measure, &wanted, reader)?),
         };
+        if let Some(available) = reader.position_limit() {
+            let questions = wanted.iter().flat_map(|&(split, count)| made.questions(name, split, count));
+            let longest = questions.flat_map(|question| question.answers).map(|answer| answer.tokens.len()).max().unwrap_or(0);
+            if longest > available {
+                return Err(EvalError::ContextTooLong { what: format!("task \"{name}\""), wanted: longest, available }.into());
+            }
+        }
         all.insert(name.clone(), made);
     }
     Ok(all)
