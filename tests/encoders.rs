@@ -37,7 +37,12 @@ fn mixer(operator: &MixerConfig) -> Mixer<Inner> {
             burn::module::Param::from_tensor(if D == 1 { values.mul_scalar(0.3).add_scalar(1.0) } else { values.mul_scalar(0.5) })
         }
     }
-    operator.init::<Inner>(&SHAPE, &Default::default()).map(&mut Fill(1000))
+    let mut mixer = operator.init::<Inner>(&SHAPE, &Default::default()).map(&mut Fill(1000));
+    if let Mixer::GatedDelta(mixer) = &mut mixer {
+        // Half-lives of several tokens: what is far away is still to be seen.
+        mixer.a_log = burn::module::Param::from_tensor(Tensor::full([4], -3.0, &Default::default()));
+    }
+    mixer
 }
 
 /// Positions are added to the embedding: a layer knows nothing of them but where padding is.

@@ -1,4 +1,4 @@
-//! A published encoder against transformers: all-MiniLM-L6-v2, which `golden/fetch_minilm.py` puts into `target/models`. No part of
+//! A published encoder against transformers: `all-MiniLM-L6-v2`, which `golden/fetch_minilm.py` puts into `target/models`. No part of
 //! `cargo test`, which needs no network: a step of its own in `.ci/run`.
 
 use std::path::{Path, PathBuf};

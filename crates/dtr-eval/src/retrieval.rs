@@ -2,6 +2,8 @@
 //!
 //! The pool of a query is made of the documents of all questions that are scored together. Vectors are compared by their cosine.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use crate::reply::{Reply, Score};
@@ -48,7 +50,7 @@ pub(crate) fn replies(measure: Measure, rows: &[Row]) -> Vec<Reply> {
     (0..rows.len() / 2)
         .map(|query| {
             let cosines = own.of(query);
-            let before = |document: usize| document != query && !(cosines[document] < cosines[query]);
+            let before = |document: usize| document != query && cosines[document].partial_cmp(&cosines[query]) != Some(Ordering::Less);
             let rank = 1 + (0..cosines.len()).filter(|&document| before(document)).count();
             let log_odds = log_softmax(&cosines);
             let divergence = parent.as_ref().map_or(0.0, |parent| {
@@ -110,16 +112,17 @@ mod tests {
 
     #[test]
     fn ranks_by_hand() {
-        // The length of a vector does not matter; the second query finds the first document closer than its own, the third both others.
+        // The length of a vector does not matter: the first query finds both others closer than its own document, long as that is.
         let documents = [[9.0, 8.0, 7.0], [0.5, 0.1, 0.2], [1.0, 1.0, 0.0]];
-        let rank = |best: f32, expected: &[f32], found: Vec<f32>| {
-            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{best}: {found:?}, expected {expected:?}");
+        let check = |measure, documents, expected: [f32; 3]| {
+            let found = scores(measure, documents);
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{measure:?}: {found:?}, expected {expected:?}");
         };
-        rank(0.0, &[1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0], scores(Measure::ReciprocalRank, documents));
+        check(Measure::ReciprocalRank, documents, [1.0 / 3.0; 3]);
         let documents = [[1.0, 0.0, 0.0], [1.0, 2.0, 0.0], [0.0, 3.0, 1.0]];
-        rank(0.0, &[1.0, 0.5, 1.0], scores(Measure::ReciprocalRank, documents));
-        rank(1.0, &[1.0, 0.0, 1.0], scores(Measure::Hit(1), documents));
-        rank(2.0, &[1.0, 1.0, 1.0], scores(Measure::Hit(2), documents));
+        check(Measure::ReciprocalRank, documents, [1.0, 0.5, 1.0]);
+        check(Measure::Hit(1), documents, [1.0, 0.0, 1.0]);
+        check(Measure::Hit(2), documents, [1.0; 3]);
     }
 
     #[test]
