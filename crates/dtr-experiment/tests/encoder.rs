@@ -173,6 +173,7 @@ fn what_an_encoder_cannot_do_is_refused_with_the_place() {
     };
     check(&["search.racing='exact'"], &["`search.racing`", "must be `off`", "pairs"]);
     check(&["efficiency.contexts=[64, 256]"], &["efficiency.contexts", "128 positions", "256 tokens"]);
+    check(&["search.goal={ prefill-seconds = { at-most = 1.0, context = 300 } }"], &["search.goal", "128 positions", "300 tokens"]);
     check(&["distill.length=200"], &["distill.length", "128 positions"]);
     check(&["operators=[{ sliding-window = { window = 4, sinks = 1 } }]"], &["sliding-window looks back only"]);
     check(&["operators=[{ gated-delta = { convolution = 4, rotary = true } }]"], &["no rotations"]);

@@ -123,8 +123,10 @@ impl Task for Retrieval {
         Metric::Retrieval(self.measure, self.pooling)
     }
 
+    /// # Panics
+    /// If the split is empty.
     fn example(&self, split: Split, random: &mut ChaCha8Rng) -> Example {
-        self.questions.draw(split, random).unwrap_or(Example { tokens: Vec::new(), labelled: Vec::new() })
+        self.questions.draw(split, random).expect("a split that examples are asked of is not empty")
     }
 
     fn questions(&self, _name: &str, split: Split, count: usize) -> Vec<Question> {

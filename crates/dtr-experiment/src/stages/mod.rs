@@ -5,6 +5,7 @@ mod distill;
 mod efficiency;
 mod evaluate;
 mod export;
+mod fits;
 mod objective;
 mod prepare;
 mod refit;

@@ -9,14 +9,13 @@ use dtr_attention::MixerBackend;
 use dtr_eval::corpus::Sources;
 use dtr_eval::task::{JsonLines, Phonebook, Retrieval, RustText, SnippetOrigin, Text, rust_docs};
 use dtr_eval::{EvalError, Files, Question, Reader, Split, random};
-use dtr_models::config::PositionEmbedding;
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, checkpoint};
 use dtr_search::{Layout, Operator};
 use sha2::{Digest, Sha256};
 
-use super::Texts;
+use super::{Texts, fits};
 use crate::error::Error;
-use crate::schema::{self, Experiment, Goal, TaskKind, key};
+use crate::schema::{self, Experiment, TaskKind, key};
 
 /// The model a run begins with.
 pub(super) struct Parent<B: Backend> {
@@ -113,57 +112,10 @@ pub(super) fn parent<B: MixerBackend>(experiment: &Experiment, device: &B::Devic
     if let Some(layer) = config.mixers.iter().position(|mixer| !matches!(mixer, MixerConfig::Softmax { .. })) {
         return Err(Error::NotAParent { directory, layer, layout: config.layout() });
     }
-    fits(experiment, &config)?;
+    fits::check(experiment, &config)?;
     let reader = Reader::load(&directory, &config)?;
     let identity = identity(&directory)?;
     Ok(Parent { config, model, reader, directory, identity })
-}
-
-/// Whether the experiment asks of the parent what it can give.
-fn fits(experiment: &Experiment, config: &DecoderConfig) -> Result<(), Error> {
-    let refused = |key: &'static str, reason: String, remedy: &'static str| Err(Error::NotForParent { key, reason, remedy });
-    if let Some(limit) = config.position_limit() {
-        let longest = experiment.efficiency().contexts.iter().copied().max().unwrap_or(0);
-        let (measured, read) =
-            (longest + if config.is_encoder() { 0 } else { experiment.efficiency().decode_tokens }, experiment.distill().length);
-        if measured > limit {
-            let reason = format!("the parent has learnt {limit} positions, and {measured} tokens are to be measured");
-            return refused("efficiency.contexts", reason, "ask for shorter contexts");
-        }
-        if read > limit {
-            return refused(
-                "distill.length",
-                format!("the parent has learnt {limit} positions, rows have {read} tokens"),
-                "ask for shorter rows",
-            );
-        }
-    }
-    if !matches!(config.position, PositionEmbedding::Rotary(_))
-        && operators(experiment).iter().any(|operator| matches!(operator, MixerConfig::GatedDelta { rotary: true, .. }))
-    {
-        return refused(
-            "operators",
-            "the parent's positions are no rotations: gated-delta cannot take them over".into(),
-            "leave out rotary",
-        );
-    }
-    if !config.is_encoder() {
-        return Ok(());
-    }
-    if operators(experiment).iter().any(|operator| matches!(operator, MixerConfig::SlidingWindow { .. })) {
-        return refused(
-            "operators",
-            "sliding-window looks back only, and every token of an encoder sees all".into(),
-            "name another operator",
-        );
-    }
-    if experiment.search().recovery.is_some() {
-        return refused("search.recovery", "recovery trains towards predicted tokens, and an encoder predicts none".into(), "leave it out");
-    }
-    if matches!(experiment.search().goal, Goal::DecodeSeconds(_) | Goal::CacheBytes(_)) {
-        return refused("search.goal", "an encoder generates nothing and keeps no cache".into(), "name floor, replaced or prefill-seconds");
-    }
-    Ok(())
 }
 
 /// Hash of the configuration and of each weight file's size and beginning: header and first weights, so that large
