@@ -80,7 +80,7 @@ impl Kernel for Gelu<'_> {
             if self.approximate {
                 for (y, &x) in y.iter_mut().zip(x) {
                     // tanh(u) = 2 sigmoid(2 u) - 1.
-                    *y = x * sigmoid::<A>(1.595_769_1 * A::fused(0.044_715 * x * x, x, x));
+                    *y = x * sigmoid::<A>(1.595_769 * A::fused(0.044_715 * x * x, x, x));
                 }
             } else {
                 for (y, &x) in y.iter_mut().zip(x) {
