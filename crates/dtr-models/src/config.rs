@@ -11,6 +11,7 @@ use crate::rope::Rope;
 
 /// Shape of an attention sublayer, the same for the parent's and for what stands in for it.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a family")]
 pub struct AttentionShape {
     /// Width of the residual stream.
     pub hidden: usize,

@@ -90,7 +90,6 @@ impl<B: MixerBackend> Norm<B> {
 
 /// `down(silu(gate(x)) * up(x))`, or without a gate `down(gelu(up(x)))`.
 #[derive(Module, Debug)]
-#[expect(clippy::struct_field_names, reason = "the names of Hugging Face")]
 pub struct Mlp<B: Backend> {
     gate_proj: Option<Linear<B>>,
     up_proj: Linear<B>,

@@ -27,7 +27,7 @@ pub struct Pooling {
     pub tokens: Option<usize>,
 }
 
-/// Keeps the quotient finite where a vector is 0, as in PyTorch.
+/// Keeps the quotient finite where a vector is 0, as in `PyTorch`.
 const EPS: f64 = 1e-12;
 
 impl Pooling {
