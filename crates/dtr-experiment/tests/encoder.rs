@@ -166,9 +166,9 @@ fn what_an_encoder_cannot_do_is_refused_with_the_place() {
     let check = |sets: &[&str], parts: &[&str]| {
         let mut command = dtr(&["check"]);
         command.arg(&file);
-        sets.iter().for_each(|set| {
+        for set in sets {
             command.args(["--set", set]);
-        });
+        }
         fails(&mut command, parts);
     };
     check(&["search.racing='exact'"], &["`search.racing`", "must be `off`", "pairs"]);
