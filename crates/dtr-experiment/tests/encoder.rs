@@ -113,7 +113,7 @@ floor = 0.5
 strategy = "greedy"
 rank = "score"
 racing = "off"
-acceptance = { bound = { confirm = 0.5, confidence = 0.9, retries = 0 } }
+acceptance = "point"
 swaps = 1
 goal = "floor"
 random-layouts = 1
@@ -140,8 +140,8 @@ fn a_hybrid_of_an_encoder_finds_what_its_parent_finds() {
     let report: Value = serde_json::from_slice(&std::fs::read(run.join("report.json")).expect("a report")).expect("JSON");
     let task = &report["tasks"]["pairs"];
     assert_eq!((&report["complete"], &task["metric"]), (&json!(true), &json!("reciprocal rank")));
-    // By chance it would be 0.16.
-    assert!(task["parent"]["test"].as_f64() > Some(0.4) && task["m_opt"]["replaced"].as_u64() > Some(0), "{task}");
+    // A random encoder knows words by their vectors alone; by chance it would be 0.16.
+    assert!(task["parent"]["validation"].as_f64() > Some(0.2) && task["m_opt"]["replaced"].as_u64() > Some(0), "{task}");
     let row = &report["efficiency"][0];
     assert!(row["prefill_tokens_per_second"].as_f64() > Some(0.0) && row["decode_tokens_per_second"].is_null(), "{row}");
 
