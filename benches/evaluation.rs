@@ -40,7 +40,7 @@ fn main() {
     .expect("a task");
     let open = || JsonLines::open("choices", &task, &[], &reader).expect("a task");
     let (questions, metric) = (open().questions("choices", Split::Test, usize::MAX), open().metric());
-    let parts = parts(&questions);
+    let parts = parts(&questions, &metric);
     let (mut bare, mut scored, mut read) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..REPETITIONS {
         read.push(seconds(|| drop(open())));

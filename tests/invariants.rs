@@ -8,8 +8,17 @@ use dtr_models::{AttentionShape, Context, DecoderConfig, Mixer, MixerConfig, che
 use dtr_tests::{Inner, Train, close, difference, golden, ids, numbers, tiny_qwen3};
 use proptest::prelude::*;
 
-const SHAPE: AttentionShape =
-    AttentionShape { hidden: 24, heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: true, output_bias: false, qk_norm: true, eps: 1e-6 };
+const SHAPE: AttentionShape = AttentionShape {
+    hidden: 24,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 6,
+    qkv_bias: true,
+    output_bias: false,
+    qk_norm: true,
+    causal: true,
+    eps: 1e-6,
+};
 
 fn operators() -> Vec<MixerConfig> {
     vec![
@@ -42,7 +51,7 @@ fn mixer(operator: &MixerConfig, seed: u64) -> Mixer<Inner> {
 fn context(positions: Positions) -> Context<Inner> {
     let rope = dtr_models::rope::Rope { theta: 100.0, scaling: dtr_models::rope::RopeScaling::Default };
     let device = Default::default();
-    Context { rotary: rope.tables(SHAPE.head_dim, &positions, &device), tokens: positions.tokens(&device), positions }
+    Context { rotary: Some(rope.tables(SHAPE.head_dim, &positions, &device)), tokens: positions.tokens(&device), positions }
 }
 
 #[test]

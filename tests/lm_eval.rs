@@ -55,7 +55,7 @@ fn answers(task: &dyn Task, count: usize) -> BTreeMap<String, (Question, Reply)>
     let (model, _) = model();
     let (questions, metric) = (task.questions("", Split::Test, count), task.metric());
     assert_eq!(questions.len(), count);
-    let replies = parts(&questions).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, &Default::default()));
+    let replies = parts(&questions, &metric).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, &Default::default()));
     questions.iter().cloned().zip(replies).map(|(question, reply)| (question.id.clone(), (question, reply))).collect()
 }
 

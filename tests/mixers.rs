@@ -178,14 +178,21 @@ fn mamba2<B: Backend>(file: &Golden) -> Mixer<B> {
     Mixer::Mamba2(module)
 }
 
-const SHAPE: AttentionShape =
-    AttentionShape { hidden: 24, heads: 4, kv_heads: 4, head_dim: 6, qkv_bias: false, output_bias: false, qk_norm: false, eps: 1e-6 };
+const SHAPE: AttentionShape = AttentionShape {
+    hidden: 24,
+    heads: 4,
+    kv_heads: 4,
+    head_dim: 6,
+    qkv_bias: false,
+    output_bias: false,
+    qk_norm: false,
+    causal: true,
+    eps: 1e-6,
+};
 
 /// What a layer knows about tokens at these positions; no rotary tables, which these sublayers do not use.
 fn context<B: Backend>(positions: Positions) -> dtr_models::Context<B> {
-    let device = Default::default();
-    let none = Tensor::zeros([1, 1, positions.length(), 3], &device);
-    dtr_models::Context { tokens: positions.tokens(&device), positions, rotary: dtr_models::rope::Rotary { cos: none.clone(), sin: none } }
+    dtr_models::Context { tokens: positions.tokens(&Default::default()), positions, rotary: None }
 }
 
 /// The module's outputs over whole sequences, behind left padding and in pieces; its state `[B, H, D, V]`.

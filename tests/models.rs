@@ -4,16 +4,21 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dtr_attention::Positions;
-use dtr_models::generate::Session;
-use dtr_models::{Decoder, checkpoint};
-use dtr_tests::{Golden, Inner, difference, golden, ids};
+use dtr_models::generate::{Sampling, Session, generate};
+use dtr_models::{Decoder, MixerConfig, checkpoint};
+use dtr_tests::{Golden, Inner, close, difference, golden, ids, numbers};
 
 /// Logits of padded rows.
 fn padded_logits(model: &Decoder<Inner>, rows: &[Vec<i64>], mask: &[Vec<i64>]) -> Tensor<Inner, 3> {
     let mask: Vec<Vec<bool>> = mask.iter().map(|row| row.iter().map(|&token| token == 1).collect()).collect();
     let positions = Positions::padded(&mask, &vec![0; mask.len()]);
     let hidden = model.forward(ids(rows), positions, &mut model.empty_state(rows.len()));
-    model.head(hidden)
+    shown(model, hidden)
+}
+
+/// Logits; of an encoder, its hidden states.
+fn shown(model: &Decoder<Inner>, hidden: Tensor<Inner, 3>) -> Tensor<Inner, 3> {
+    if model.is_encoder() { hidden } else { model.head(hidden) }
 }
 
 fn check(case: &str) {
@@ -25,7 +30,9 @@ fn check(case: &str) {
         let found = difference(found, wanted);
         assert!(found <= 1e-4, "{case}, {what}: logits differ by {found:e}");
     };
-    agrees("logits", &model.logits(ids(&file.rows("ids"))), &file.float("logits"));
+    let rows = file.rows("ids");
+    let mask = vec![vec![1; rows[0].len()]; rows.len()];
+    agrees("logits", &padded_logits(&model, &rows, &mask), &file.float("logits"));
     for side in ["left", "right"] {
         let rows = file.rows(&format!("padded_{side}_ids"));
         let mask = file.rows(&format!("padded_{side}_mask"));
@@ -91,9 +98,97 @@ fn the_grid_agrees_with_transformers() {
 }
 
 #[test]
+fn gpt2_agrees_with_transformers() {
+    for case in ["tied", "inner"] {
+        check(&format!("gpt2_{case}"));
+    }
+}
+
+#[test]
+fn gpt2_generates_as_transformers_does() {
+    let device = Default::default();
+    for case in ["gpt2_tied", "gpt2_inner"] {
+        let (_, model) = checkpoint::load::<Inner>(&golden(&format!("models/{case}")), &device).expect("a model");
+        let file = Golden::open(&format!("models/{case}/expected.safetensors"));
+        let prompt = |row: &Vec<i64>| row[..10].iter().map(|&token| token as u32).collect::<Vec<u32>>();
+        let prompts: Vec<Vec<u32>> = file.rows("ids").iter().map(prompt).collect();
+        let found = generate(&model, &prompts, 20, Sampling::GREEDY, &[], &device, |_| ());
+        let found: Vec<Vec<i64>> = found.iter().map(|row| row.iter().map(|&token| i64::from(token)).collect()).collect();
+        assert_eq!(found, file.rows("greedy"), "{case}");
+    }
+}
+
+#[test]
+fn hybrids_of_gpt2_and_bert_are_saved_and_read() {
+    struct Fill(u64);
+    impl burn::module::ModuleMapper<Inner> for Fill {
+        fn map_float<const D: usize>(&mut self, param: burn::module::Param<Tensor<Inner, D>>) -> burn::module::Param<Tensor<Inner, D>> {
+            self.0 += 1;
+            burn::module::Param::from_tensor(numbers::<Inner, D>(param.lazy_shape().dims(), self.0).mul_scalar(0.3))
+        }
+    }
+    let device = Default::default();
+    let operators = [MixerConfig::Hedgehog {}, MixerConfig::GatedDelta { convolution: 4, rotary: false }];
+    for (case, first) in [("gpt2_tied", 0), ("gpt2_inner", 1), ("bert", 0), ("roberta", 1)] {
+        let parent = golden(&format!("models/{case}"));
+        let (mut config, mut model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
+        let operator = &operators[first];
+        config.mixers[first] = operator.clone();
+        model.layers[first].mixer = operator.init::<Inner>(&config.attention, &device).map(&mut Fill(7));
+        let directory = tempfile::tempdir().expect("a directory");
+        checkpoint::save(directory.path(), &config, &model, &parent).expect("saved");
+        let (again, loaded) = checkpoint::load::<Inner>(directory.path(), &device).expect("a model");
+        assert_eq!(config, again, "{case}");
+        let rows = Golden::open(&format!("models/{case}/expected.safetensors")).rows("ids");
+        let mask = vec![vec![1; rows[0].len()]; rows.len()];
+        let [before, after] = [&model, &loaded].map(|model| padded_logits(model, &rows, &mask));
+        assert!(difference(&before, &after).abs() < f32::EPSILON, "{case}");
+        if model.is_encoder() {
+            continue;
+        }
+        // Token by token as at once.
+        let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.iter().map(|&token| token as u32).collect()).collect();
+        let (mut session, mut logits) = Session::start(&model, &prompts.iter().map(|row| row[..1].to_vec()).collect::<Vec<_>>(), &device);
+        for at in 1..rows[0].len() {
+            let wanted = before.clone().narrow(1, at - 1, 1).squeeze_dim::<2>(1);
+            close(&format!("{case}, token {at}"), &logits, &wanted, 1e-5);
+            logits = session.step(&prompts.iter().map(|row| row[at]).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn encoders_agree_with_transformers() {
+    for case in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
+        check(case);
+    }
+}
+
+#[test]
+fn a_parent_is_written_in_its_own_format_bit_for_bit() {
+    let device = Default::default();
+    for case in ["llama_tied", "qwen3_biases", "gpt2_tied", "gpt2_inner", "bert", "roberta"] {
+        let parent = golden(&format!("models/{case}"));
+        let (config, model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
+        let directory = tempfile::tempdir().expect("a directory");
+        checkpoint::save(directory.path(), &config, &model, &parent).expect("saved");
+        let tensors = |directory: &Path| {
+            let bytes = std::fs::read(directory.join("model.safetensors")).expect("weights");
+            let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+            let tensor =
+                |(name, view): (String, safetensors::tensor::TensorView<'_>)| (name, (view.shape().to_vec(), view.data().to_vec()));
+            file.tensors().into_iter().map(tensor).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let (before, after) = (tensors(&parent), tensors(directory.path()));
+        assert!(before.keys().eq(after.keys()), "{case}: {:?}, written {:?}", before.keys(), after.keys());
+        assert!(before == after, "{case}: other weights");
+    }
+}
+
+#[test]
 fn a_saved_model_is_the_model() {
     let device = Default::default();
-    for case in ["llama_biases", "llama_tied", "qwen3_gqa_3", "mistral_window"] {
+    for case in ["llama_biases", "llama_tied", "qwen3_gqa_3", "mistral_window", "gpt2_inner"] {
         let parent = golden(&format!("models/{case}"));
         let (config, model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
         let directory = tempfile::tempdir().expect("a directory");

@@ -2,9 +2,11 @@
 
     pip install -r requirements.txt
     python make_models.py                    # rewrites models/ beside this file
+    python make_models.py gpt2_tied bert     # only these
 
 Every number is drawn from a generator seeded with the case's name. The logits are those of the model loaded again
-from the written directory: eager attention, f32 (also where the file holds bf16 or several shards).
+from the written directory: eager attention, f32 (also where the file holds bf16 or several shards). Of an encoder, the last
+hidden states stand in their place. Learned positions are counted from the first token on, as generation with left padding does.
 
 expected.safetensors:
     ids                        int64 [2, 40]       no padding
@@ -12,6 +14,7 @@ expected.safetensors:
     padded_{left,right}_ids    int64 [2, 40]       row 0 as above; row 1: its first 27 tokens and 13 times the token 0
     padded_{left,right}_mask   int64 [2, 40]       1 token, 0 padding
     padded_{left,right}_logits f32   [2, 40, V]    zero where the mask is 0
+    greedy                     int64 [2, 20]       GPT-2 only: what it generates after the first 10 tokens of each row
 
 models/grid/<family>_<rope>/: every family with every kind of rotary embedding, smaller still; the other settings are drawn by the case's name.
 
@@ -21,10 +24,11 @@ expected.safetensors there, all logits with weights as in the file and arithmeti
     decoded                    f32   [2, 30 - P, V] P tokens read at once, then one at a time: the logits after each of these
     prompt                     int64 [1]           P
 """
-import json, pathlib, random, shutil, zlib
+import json, pathlib, random, shutil, sys, zlib
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, RobertaConfig,
+                          XLMRobertaConfig)
 
 OUT = pathlib.Path(__file__).parent / "models"
 VOCABULARY, TIME, PAD = 39, 40, 13
@@ -37,6 +41,8 @@ def rope(kind="default", theta=10000.0, **more):
 
 
 LLAMA3 = rope("llama3", 500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+GPT2 = dict(n_embd=32, n_head=4, n_layer=2, n_positions=128)
+ENCODERS = ("bert", "roberta", "xlm_roberta")
 CASES = {
     "llama_gqa": (LlamaConfig, rope()),
     "llama_rope_llama3": (LlamaConfig, dict(num_attention_heads=2, num_key_value_heads=1) | LLAMA3),
@@ -54,6 +60,12 @@ CASES = {
     "qwen2_window_above": (Qwen2Config, dict(use_sliding_window=True, sliding_window=8, max_window_layers=1)),
     "qwen3_gqa_3": (Qwen3Config, dict(num_attention_heads=3, num_key_value_heads=1, head_dim=16) | rope(theta=1000000.0)),
     "qwen3_mha": (Qwen3Config, dict(num_key_value_heads=4, head_dim=8, rms_norm_eps=0.05)),
+    "gpt2_tied": (GPT2Config, GPT2),
+    "gpt2_inner": (GPT2Config, GPT2 | dict(n_inner=40, tie_word_embeddings=False, activation_function="gelu", layer_norm_epsilon=0.05)),
+    "bert": (BertConfig, dict(hidden_act="gelu")),
+    "bert_tanh": (BertConfig, dict(hidden_act="gelu_new", num_attention_heads=2, type_vocab_size=1, layer_norm_eps=0.05)),
+    "roberta": (RobertaConfig, dict(pad_token_id=0, type_vocab_size=1)),
+    "xlm_roberta": (XLMRobertaConfig, dict(pad_token_id=0, max_position_embeddings=48)),
     "qwen3_biases": (Qwen3Config, dict(num_attention_heads=2, num_key_value_heads=1, head_dim=10, attention_bias=True)),
 }
 
@@ -62,7 +74,7 @@ CASES = {
 def randomise(model, generator):
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
-        weight.copy_(1 + 0.3 * noise if name.endswith("norm.weight") else 0.3 * noise)
+        weight.copy_(1 + 0.3 * noise if name.lower().endswith(("norm.weight", "ln_1.weight", "ln_2.weight", "ln_f.weight")) else 0.3 * noise)
 
 
 def older_config(path):
@@ -75,19 +87,27 @@ def older_config(path):
 
 
 @torch.no_grad()
-def expected(model, generator):
+def expected(model, generator, learned):
+    def run(ids, mask):
+        positions = dict(position_ids=(mask.cumsum(1) - 1).clamp(min=0)) if learned else {}
+        found = model(ids, attention_mask=mask, **positions)
+        return found.last_hidden_state if "last_hidden_state" in found else found.logits
+
     ids = torch.randint(1, VOCABULARY, (2, TIME), generator=generator)
-    out = dict(ids=ids, logits=model(ids).logits)
+    out = dict(ids=ids, logits=run(ids, torch.ones_like(ids)))
+    alone = run(ids[1:, :TIME - PAD], torch.ones_like(ids[1:, :TIME - PAD]))[0]
     for side in ("left", "right"):
         padded, mask = ids.clone(), torch.ones_like(ids)
         padding = slice(0, PAD) if side == "left" else slice(TIME - PAD, TIME)
         kept = slice(PAD, TIME) if side == "left" else slice(0, TIME - PAD)
         padded[1, kept] = ids[1, :TIME - PAD]
         padded[1, padding] = mask[1, padding] = 0
-        logits = model(padded, attention_mask=mask).logits
+        logits = run(padded, mask)
         torch.testing.assert_close(logits[0], out["logits"][0])
-        torch.testing.assert_close(logits[1, kept], out["logits"][1, :TIME - PAD], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits[1, kept], alone, rtol=1e-4, atol=1e-4)
         out |= {f"padded_{side}_ids": padded, f"padded_{side}_mask": mask, f"padded_{side}_logits": logits * mask[..., None]}
+    if model.can_generate() and learned:
+        out["greedy"] = model.generate(ids[:, :10], max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)[:, 10:]
     return out
 
 
@@ -95,21 +115,23 @@ def write(name, config_class, settings):
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     directory = OUT / name
     shutil.rmtree(directory, ignore_errors=True)
-    model = AutoModelForCausalLM.from_config(config_class(**(SMALL | settings)))
+    auto = AutoModel if name.startswith(ENCODERS) else AutoModelForCausalLM
+    small = dict(vocab_size=VOCABULARY, bos_token_id=None, eos_token_id=None) if config_class is GPT2Config else SMALL
+    model = auto.from_config(config_class(**(small | settings)))
     randomise(model, generator)
     model.to(torch.bfloat16 if name == "llama_bf16" else torch.float32)
     model.save_pretrained(directory, max_shard_size="40KB" if name == "llama_shards" else "1GB")
-    (directory / "generation_config.json").unlink()
+    (directory / "generation_config.json").unlink(missing_ok=True)
     if name == "llama_rope_linear":
         older_config(directory / "config.json")
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
-    tensors = expected(model, generator)
+    model = auto.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    tensors = expected(model, generator, learned=config_class in (GPT2Config, BertConfig))
     save_file({k: v.contiguous() for k, v in tensors.items()}, directory / "expected.safetensors", metadata={"padding_token": "0"})
     print(f"{name:20} logits' standard deviation {tensors['logits'].std():.2f}, files {sorted(p.name for p in directory.iterdir())}")
 
 
-for name, (config_class, settings) in CASES.items():
-    write(name, config_class, settings)
+for name in sys.argv[1:] or CASES:
+    write(name, *CASES[name])
 
 SHORT = dict(max_position_embeddings=16)
 YARN = dict(factor=4.0, original_max_position_embeddings=12)

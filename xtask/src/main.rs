@@ -190,6 +190,8 @@ fn golden() -> Result<ExitCode> {
         "make_lm_eval.py",
         "make_generation.py",
         "make_chat.py",
+        "fetch_minilm.py",
+        "make_minilm.py",
     ] {
         let status = Command::new(&python).current_dir(workspace().join("tests/golden")).arg(script).status();
         if !status.with_context(|| format!("could not run {}", python.display()))?.success() {

@@ -20,6 +20,17 @@ pub trait MixerBackend: Backend {
         norm::rms_composed::<Self>(x, weight, eps)
     }
 
+    /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension. `x [.., N]`, `weight, bias [N]`. Under autodiff it is
+    /// taken step by step: only whole models are trained through it, never a student.
+    fn layer_norm_affine(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        norm::layer_composed::<Self>(x, weight, bias, eps)
+    }
+
+    /// Gaussian error linear unit, element by element; see [`gate::gelu`]. Under autodiff step by step, as the layer norm.
+    fn gelu_each(x: FloatTensor<Self>, approximate: bool) -> FloatTensor<Self> {
+        gate::gelu_composed::<Self>(x, approximate)
+    }
+
     /// Rotary positions; see [`rotary::rotate_half`]. `x [B, H, T, D]`, `cos, sin [B or 1, 1, T, D / 2]`.
     fn rotate_half(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         rotary::composed::<Self>(x, cos, sin)

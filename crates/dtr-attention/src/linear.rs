@@ -92,6 +92,21 @@ pub fn recurrent<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, 
     (normalised(q.matmul(state.clone())), state)
 }
 
+/// Every query over all tokens, whatever their order: `o_i = (phi(q_i) S) / (phi(q_i) z + eps)` with the sums `S` and `z` over the whole
+/// sequence. What an encoder needs; it costs as much a token as [`scan`] and has no state to go on from.
+///
+/// # Shapes
+/// `q, k [B, H, T, D]`, `v [B, H, T, V]` -> `[B, H, T, V]`.
+pub fn over_all<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>) -> Tensor<B, 4> {
+    normalised(q.matmul(k.transpose().matmul(with_ones(v))))
+}
+
+/// The definition of [`over_all`], quadratic in time. Shapes as there.
+pub fn naive_over_all<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>) -> Tensor<B, 4> {
+    let weights = q.matmul(k.transpose());
+    weights.clone().matmul(v) / weights.sum_dim(3).add_scalar(EPS)
+}
+
 /// `[v, 1]`: the normaliser is one more value column.
 fn with_ones<B: Backend>(v: Tensor<B, 4>) -> Tensor<B, 4> {
     let [batch, heads, time, _] = v.dims();

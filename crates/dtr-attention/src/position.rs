@@ -95,6 +95,20 @@ impl Positions {
         self.index.contains(&PADDING)
     }
 
+    /// All tokens at one position, so that each sees all: the attention of an encoder. Padding stays unseen.
+    #[must_use]
+    pub fn at_once(&self) -> Self {
+        Self { index: self.index.iter().map(|&position| if position == PADDING { PADDING } else { 0 }).collect(), rows: self.rows }
+    }
+
+    /// Whether no token sees one in a later column: each stands behind the tokens before it.
+    pub fn is_in_order(&self) -> bool {
+        (0..self.rows).all(|row| {
+            let mut last = -1;
+            self.row(row).iter().filter(|&&position| position != PADDING).all(|&position| position > std::mem::replace(&mut last, position))
+        })
+    }
+
     /// These positions followed by `later` ones.
     #[must_use]
     pub fn followed_by(&self, later: &Self) -> Self {

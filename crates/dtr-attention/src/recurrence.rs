@@ -237,6 +237,22 @@ pub(crate) fn composed<B: Backend>(inputs: RecurrenceInputs<FloatTensor<B>>) -> 
     joined(output, state)
 }
 
+/// Read from both ends: `forward` holds the tokens in their order, `backward` from the last to the first. What both make of a token is
+/// added: `o_t = o_t(forward) + o_t(backward)`. For encoders; there is no state to go on from.
+///
+/// # Shapes
+/// -> `[B, H, T, V]`.
+///
+/// # Panics
+/// As [`scan`], and if the two differ in shape.
+pub fn both_ways<B: MixerBackend>(forward: Inputs<B>, backward: Inputs<B>) -> Tensor<B, 4> {
+    let ([batch, heads, _, width], values) = (forward.q.dims(), forward.v.dims()[3]);
+    let empty = empty_state([batch, heads, width, values], &forward.q.device());
+    let (from_left, _) = scan(forward, empty.clone());
+    let (from_right, _) = scan(backward, empty);
+    from_left + from_right.flip([2])
+}
+
 /// The definition, token by token. Returns `[B, H, T, V]` and the state after the last token.
 pub fn naive<B: Backend>(inputs: &Inputs<B>, mut state: Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>) {
     let mut outputs = Vec::new();

@@ -1,4 +1,4 @@
-//! Causal softmax attention over all, or over a window of, earlier tokens.
+//! Softmax attention over all, or over a window of, earlier tokens; over all tokens where they stand at one position.
 //!
 //! `o_i = sum_j softmax_j(scale * q_i k_j) v_j` over the keys `j` that query `i` sees ([`Span`]). The state is the keys and values.
 
@@ -52,7 +52,8 @@ pub fn weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, hidden: Tensor<B, 4
     like(activation::softmax(single(scores).mask_fill(hidden.expand(shape), f32::NEG_INFINITY), 3), dtype)
 }
 
-/// Blocks of `chunk` queries, each against the keys it can see at all: linear memory, half the work (a band of it with a window).
+/// Blocks of `chunk` queries, each against the keys it can see at all: linear memory, and half the work where positions rise (a band of it
+/// with a window).
 ///
 /// The last query stands at the last key: `Tq <= Tk`. `positions` are those of all keys, padding included.
 ///
@@ -72,16 +73,16 @@ pub fn chunk<B: Backend>(
 ) -> Tensor<B, 4> {
     assert!(chunk > 0, "a chunk has one query at least");
     let [queries, keys] = [q.dims()[2], k.dims()[2]];
-    let (offset, device) = (keys - queries, q.device());
+    let (offset, device, in_order) = (keys - queries, q.device(), positions.is_in_order());
     let blocks = (0..queries).step_by(chunk).map(|start| {
         let length = chunk.min(queries - start);
-        let end = offset + start + length;
+        let end = if in_order { offset + start + length } else { keys };
         // With sinks every block needs the front as well; where padding puts it differs by row, so all keys stay.
         let first = match span.window {
-            Some(window) if span.sinks == 0 => (offset + start + 1).saturating_sub(window),
+            Some(window) if span.sinks == 0 && in_order => (offset + start + 1).saturating_sub(window),
             _ => 0,
         };
-        let hidden = positions.narrow(offset + start..end).hidden(&positions.narrow(first..end), span, &device);
+        let hidden = positions.narrow(offset + start..offset + start + length).hidden(&positions.narrow(first..end), span, &device);
         let seen = |x: &Tensor<B, 4>| x.clone().narrow(2, first, end - first);
         naive(q.clone().narrow(2, start, length), seen(&k), seen(&v), hidden, scale)
     });

@@ -188,6 +188,49 @@ proptest! {
     }
 
     #[test]
+    fn forms_of_attention_over_all_agree(time in 1_usize..200, width in 1_usize..9, value in 1_usize..9, chunk in 1_usize..70, left in 0_usize..9) {
+        let [q, k] = [0, 1].map(|_| random([2, 2, time + left, width]));
+        let v = random([2, 2, time + left, value]);
+        let mask: Vec<bool> = (0..time + left).map(|t| t >= left).collect();
+        let positions = Positions::padded(&[vec![true; time + left], mask], &[0, 0]).at_once();
+        prop_assert!(time == 1 || !positions.is_in_order());
+        let whole = Tensor::<Flex, 4, Bool>::from_data(TensorData::new(vec![false], [1, 1, 1, 1]), &FlexDevice);
+        let part = |x: &Tensor<Flex, 4>, row: usize, from: usize| x.clone().slice([row..row + 1, 0..2, from..time + left]);
+        for found in [
+            softmax::attend(q.clone(), k.clone(), v.clone(), &positions, Span::FULL, 0.4),
+            softmax::chunk(q.clone(), k.clone(), v.clone(), &positions, Span::FULL, 0.4, chunk),
+        ] {
+            for (row, from) in [(0, 0), (1, left)] {
+                let expected = softmax::naive(part(&q, row, from), part(&k, row, from), part(&v, row, from), whole.clone(), 0.4);
+                close(&part(&found, row, from), &expected, 2e-5)?;
+            }
+        }
+    }
+
+    #[test]
+    fn linear_attention_over_all_is_its_definition_in_any_order(time in 1_usize..90, width in 1_usize..20, value in 1_usize..20, turn in 0_usize..90) {
+        let [q, k] = [0, 1].map(|_| relu(random([2, 2, time, width])).add_scalar(0.1));
+        let v = random([2, 2, time, value]);
+        let found = linear::over_all(q.clone(), k.clone(), v.clone());
+        close(&found, &linear::naive_over_all(q.clone(), k.clone(), v.clone()), 2e-5)?;
+        // Tokens in another order give their outputs in that order.
+        let turn = turn % time;
+        let turned = |x: &Tensor<Flex, 4>| Tensor::cat([x.clone().narrow(2, turn, time - turn), x.clone().narrow(2, 0, turn.max(1))].into_iter().take(1 + usize::from(turn > 0)).collect(), 2);
+        close(&linear::over_all(turned(&q), turned(&k), turned(&v)), &turned(&found), 2e-5)?;
+    }
+
+    #[test]
+    fn recurrences_from_both_ends_are_two_definitions(rule in any_rule(), time in 1_usize..60, width in 1_usize..9, value in 1_usize..9) {
+        let shape = [2, 2, time, width, value];
+        let (forward, backward) = (inputs(rule, shape), inputs(rule, shape));
+        let empty = || recurrence::empty_state([2, 2, width, value], &FlexDevice);
+        let expected = recurrence::naive(&forward, empty()).0 + recurrence::naive(&backward, empty()).0.flip([2]);
+        let found = recurrence::both_ways(forward.clone(), backward.clone());
+        close(&found, &expected, 2e-5)?;
+        close(&recurrence::both_ways(backward, forward).flip([2]), &found, 2e-5)?;
+    }
+
+    #[test]
     fn forms_of_window_and_linear_attention_agree(time in 1_usize..60, window in 1_usize..20, cut in 0_usize..60) {
         let [batch, heads, width, value, features] = [2, 2, 5, 6, 4];
         let inputs = window_linear::Inputs {

@@ -74,7 +74,8 @@ impl StateCache {
         if let Ok(file) = File::open(&path) {
             let context = parent.context(batch.positions.clone());
             let device = batch.ids.device();
-            let hidden = parent.embed(batch.ids.clone()).dims();
+            let [rows, time] = batch.ids.dims();
+            let hidden = [rows, time, parent.hidden()];
             let mut file = BufReader::with_capacity(1 << 20, file);
             for layer in 0..parent.layers.len() {
                 let Ok([input, output]) = read(&mut file, hidden.iter().product()) else { break };

@@ -143,7 +143,7 @@ pub fn calibrate<B: MixerBackend>(
     batches: &[Batch<B>],
     device: &B::Device,
 ) -> Result<Vec<Calibration<B>>, DistillError> {
-    let hidden = parent.embed(Tensor::zeros([1, 1], device)).dims()[2];
+    let hidden = parent.hidden();
     let mut attentions: Vec<Attention> = Vec::new();
     let mut constants = vec![Moments::new(hidden, 1); parent.layers.len()];
     let mut gates: Vec<_> = (0..parent.layers.len()).map(|layer| Moments::new(hidden, heads(parent, layer))).collect();
@@ -287,6 +287,7 @@ fn copied<B: MixerBackend>(operator: &MixerConfig, shape: &AttentionShape, paren
         Mixer::Mamba2(mixer) => {
             mixer.in_proj_z.weight = Param::from_tensor(neutral(calibration, shape));
             mixer.out_proj.weight = Param::from_tensor(source.o_proj.weight.val());
+            mixer.out_proj.bias = source.o_proj.bias.as_ref().map(|bias| Param::from_tensor(bias.val()));
         }
     }
     student

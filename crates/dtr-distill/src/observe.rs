@@ -23,7 +23,7 @@ pub struct Seen<B: Backend> {
 /// the same inputs are the outputs to imitate. Holds the states of one layer at a time.
 pub fn observe<B: MixerBackend>(model: &Decoder<B>, teacher: &Decoder<B>, batch: &Batch<B>, mut show: impl FnMut(usize, Seen<B>)) {
     let context = model.context(batch.positions.clone());
-    let mut x = model.embed(batch.ids.clone());
+    let mut x = model.embed(batch.ids.clone(), &batch.positions);
     let last = model.layers.len() - 1;
     for (index, (layer, teacher)) in model.layers.iter().zip(&teacher.layers).enumerate() {
         let input = layer.mixer_input(x.clone());
@@ -39,29 +39,34 @@ pub fn observe<B: MixerBackend>(model: &Decoder<B>, teacher: &Decoder<B>, batch:
 /// How each head of the parent's attention looks around.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
-    /// Mean distance between a query and what it attends to, by head: `mean_i sum_j w_ij (i - j)`.
+    /// Mean distance between a query and what it attends to, by head: `mean_i sum_j w_ij |i - j|`.
     pub distance: Vec<f32>,
-    /// Entropy of the weights as a share of what it could be, by head: `mean_i H(w_i) / ln(i + 1)` over `i > 0`.
+    /// Entropy of the weights as a share of what it could be, by head: `mean_i H(w_i) / ln(n_i)` over the queries that see `n_i > 1` tokens.
     pub entropy: Vec<f32>,
 }
 
-/// Measures the heads of one layer, on a batch without padding.
+/// Measures the heads of one layer. Padding counts for nothing.
 ///
 /// # Panics
 /// If the mixer is not the parent's own attention.
 pub fn attention<B: MixerBackend>(mixer: &Mixer<B>, input: Tensor<B, 3>, context: &Context<B>) -> Attention {
     let Mixer::Softmax(attention) = mixer else { panic!("only the parent's own attention has weights to measure") };
-    let device = input.device();
+    let (device, hidden) = (input.device(), attention.hidden(context));
     let weights = precision::single(attention.weights(input, context));
-    let [_, heads, time, _] = weights.dims();
-    let by_head = |x: Tensor<B, 4>| x.mean_dim(0).reshape([heads]).into_data().convert::<f32>().iter::<f32>().collect::<Vec<f32>>();
+    let [batch, heads, time, _] = weights.dims();
+    let tokens = context.tokens.clone().unwrap_or_else(|| Tensor::ones([batch, time], &device)).reshape([batch, 1, time, 1]);
+    // Means over the queries that count, `[B, H, T, 1]` to one number a head.
+    let mean = |x: Tensor<B, 4>, counted: &Tensor<B, 4>| {
+        let [batch, _, time, _] = counted.dims();
+        let sums = (x * counted.clone().expand([batch, heads, time, 1])).sum_dim(0).sum_dim(2).reshape([heads]);
+        (sums / counted.clone().sum().clamp_min(1.0)).into_data().convert::<f32>().iter::<f32>().collect::<Vec<f32>>()
+    };
     let step = Tensor::<B, 1, Int>::arange(0..time as i64, &device).float();
-    let distance = step.clone().reshape([time, 1]) - step.clone().reshape([1, time]);
-    let distance = by_head((weights.clone() * distance.unsqueeze()).sum_dim(3).mean_dim(2));
-    if time == 1 {
-        return Attention { entropy: vec![0.0; heads], distance };
-    }
-    let nats = (weights.clone() * weights.add_scalar(f32::MIN_POSITIVE).log()).sum_dim(3).neg().narrow(2, 1, time - 1);
-    let most = step.narrow(0, 1, time - 1).add_scalar(1.0).log().reshape([1, 1, time - 1, 1]);
-    Attention { entropy: by_head((nats / most).mean_dim(2)), distance }
+    let distance = (step.clone().reshape([time, 1]) - step.reshape([1, time])).abs();
+    let distance = mean((weights.clone() * distance.unsqueeze()).sum_dim(3), &tokens);
+    let nats = (weights.clone() * weights.add_scalar(f32::MIN_POSITIVE).log()).sum_dim(3).neg();
+    let seen = hidden.expand([batch, 1, time, time]).float().neg().add_scalar(1.0).sum_dim(3);
+    let several = tokens * seen.clone().greater_elem(1.0).float();
+    let most = seen.clamp_min(2.0).log();
+    Attention { entropy: mean(nats / most, &several), distance }
 }

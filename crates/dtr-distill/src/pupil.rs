@@ -5,6 +5,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::prelude::*;
 use dtr_attention::TrainBackend;
 use dtr_models::layers::cast;
+use dtr_models::rope::Rotary;
 use dtr_models::{Context, Mixer, MixerConfig};
 use serde::{Deserialize, Serialize};
 
@@ -221,8 +222,7 @@ fn moved<B: Backend>(seen: Seen<B>, device: &B::Device) -> Seen<B> {
         return seen;
     }
     let mut context = seen.context;
-    context.rotary.cos = context.rotary.cos.to_device(device);
-    context.rotary.sin = context.rotary.sin.to_device(device);
+    context.rotary = context.rotary.map(|Rotary { cos, sin }| Rotary { cos: cos.to_device(device), sin: sin.to_device(device) });
     context.tokens = context.tokens.map(|tokens| tokens.to_device(device));
     Seen {
         context,
@@ -236,10 +236,7 @@ fn moved<B: Backend>(seen: Seen<B>, device: &B::Device) -> Seen<B> {
 fn tracked<B: TrainBackend>(context: &Context<B::InnerBackend>) -> Context<B> {
     Context {
         positions: context.positions.clone(),
-        rotary: dtr_models::rope::Rotary {
-            cos: Tensor::from_inner(context.rotary.cos.clone()),
-            sin: Tensor::from_inner(context.rotary.sin.clone()),
-        },
+        rotary: context.rotary.clone().map(|Rotary { cos, sin }| Rotary { cos: Tensor::from_inner(cos), sin: Tensor::from_inner(sin) }),
         tokens: context.tokens.clone().map(Tensor::from_inner),
     }
 }

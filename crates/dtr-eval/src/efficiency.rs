@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use burn::prelude::*;
-use dtr_attention::MixerBackend;
+use dtr_attention::{MixerBackend, Positions};
 use dtr_models::Decoder;
 use dtr_models::generate::Session;
 use rand::Rng;
@@ -13,18 +13,27 @@ use crate::random;
 /// One measurement at one context length, batch 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// Seconds to read the context.
+    /// Seconds to read the context; of an encoder, to encode a text of that length.
     pub prefill_seconds: f64,
-    /// Seconds to generate the tokens after it.
-    pub decode_seconds: f64,
-    /// Bytes of keys, values and states at the end of the context.
+    /// Seconds to generate the tokens after it; an encoder generates none.
+    pub decode_seconds: Option<f64>,
+    /// Bytes of keys, values and states at the end of the context; an encoder keeps none.
     pub cache_bytes: usize,
 }
 
-/// Reads `context` random tokens below `vocabulary`, then generates `decode` more, greedily.
+/// Reads `context` random tokens below `vocabulary`, then, unless the model is an encoder, generates `decode` more, greedily.
 pub fn measure<B: MixerBackend>(model: &Decoder<B>, context: usize, decode: usize, vocabulary: usize, device: &B::Device) -> Sample {
     let mut random = random::stream("efficiency");
     let prompt: Vec<u32> = (0..context).map(|_| random.random_range(0..vocabulary as u32)).collect();
+    if model.is_encoder() {
+        let ids: Vec<i64> = prompt.iter().map(|&token| i64::from(token)).collect();
+        let began = Instant::now();
+        let ids = Tensor::from_data(TensorData::new(ids, [1, context]), device);
+        let hidden = model.forward(ids, Positions::range(0, context), &mut model.empty_state(1));
+        // Reading a number back waits for the device.
+        let _: f32 = hidden.mean().into_scalar().elem();
+        return Sample { prefill_seconds: began.elapsed().as_secs_f64(), decode_seconds: None, cache_bytes: 0 };
+    }
     let began = Instant::now();
     let (mut session, logits) = Session::start(model, &[prompt], device);
     let mut token = likeliest(logits);
@@ -34,7 +43,7 @@ pub fn measure<B: MixerBackend>(model: &Decoder<B>, context: usize, decode: usiz
     for _ in 0..decode {
         token = likeliest(session.step(&[token]));
     }
-    Sample { prefill_seconds, decode_seconds: began.elapsed().as_secs_f64(), cache_bytes }
+    Sample { prefill_seconds, decode_seconds: Some(began.elapsed().as_secs_f64()), cache_bytes }
 }
 
 /// The order in which `models` are measured in one repetition. Every second repetition goes back the way the last one came, so that

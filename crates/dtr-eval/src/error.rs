@@ -106,6 +106,22 @@ pub enum EvalError {
         /// Tokens it is.
         tokens: usize,
     },
+    /// A task for encoders, and a model that is none.
+    #[error(
+        "{what} compares vectors of texts, which only an encoder makes, and the model generates text. Name an encoder such as BERT, or another task"
+    )]
+    NoEncoder {
+        /// Which task.
+        what: String,
+    },
+    /// A task for decoders, and a model that is none.
+    #[error(
+        "{what} asks for predicted tokens, and the model is an encoder, which predicts none. Write a retrieval task, or name a model that generates"
+    )]
+    OnlyEncoder {
+        /// Which task.
+        what: String,
+    },
     /// A chat is asked for, and the model knows none.
     #[error(
         "{what} asks for a chat template, and the model has none. Write chat = false, or add chat_template.jinja to the model's directory"

@@ -13,7 +13,11 @@ use crate::task::{Metric, Question};
 const PART_TOKENS: usize = 1 << 15;
 
 /// Consecutive questions that are put together. What is together depends on the questions alone: so does every number that comes out.
-pub fn parts(questions: &[Question]) -> Vec<Range<usize>> {
+/// Documents are looked for among those of all questions.
+pub fn parts(questions: &[Question], metric: &Metric) -> Vec<Range<usize>> {
+    if matches!(metric, Metric::Retrieval(..)) {
+        return std::iter::once(0..questions.len()).collect();
+    }
     let mut parts: Vec<Range<usize>> = Vec::new();
     let mut tokens = 0;
     for (index, question) in questions.iter().enumerate() {

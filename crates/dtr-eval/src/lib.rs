@@ -16,6 +16,7 @@ pub mod task;
 pub mod batch;
 pub mod prefixes;
 pub mod reply;
+pub mod retrieval;
 pub mod scorer;
 mod work;
 
@@ -27,5 +28,6 @@ pub use evaluate::{evaluate, parts};
 pub use files::{Files, Format};
 pub use reader::Reader;
 pub use reply::{Reply, Score};
+pub use retrieval::Measure;
 pub use scorer::Scorer;
 pub use task::{Documents, Example, Metric, Question, Split, Task};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dtr_models::chat::{ChatTemplate, Conversation};
-use dtr_models::{DecoderConfig, Tokenizer};
+use dtr_models::{DecoderConfig, Pooling, Tokenizer};
 use jiff::ZonedDateTime;
 use minijinja::{Value, context};
 
@@ -20,6 +20,10 @@ pub struct Reader {
     chat: Option<ChatTemplate>,
     /// Tokens of the longest context, if it is known.
     pub(crate) context: Option<usize>,
+    /// How an encoder makes one vector of a text; `None` for a model that generates.
+    pub(crate) pooling: Option<Pooling>,
+    /// Positions there are vectors for, where positions are learned: no text may be longer.
+    limit: Option<usize>,
     /// Tokens that end a text.
     pub(crate) end: Vec<u32>,
     /// Text of what the tokenizer puts in front of every text by itself; often nothing.
@@ -42,12 +46,31 @@ impl Reader {
         let tokenizer = Tokenizer::load(directory, config.vocabulary)?;
         let start = tokenizer.decode(tokenizer.encode_prompt("")?.get(..1).unwrap_or(&[]))?;
         let chat = ChatTemplate::load(directory)?;
-        Ok(Self { tokenizer, chat, context: config.max_positions, end: config.end_tokens(), start })
+        let pooling = config.is_encoder().then(|| Pooling::load(directory)).transpose()?;
+        Ok(Self {
+            pooling,
+            limit: config.position_limit(),
+            tokenizer,
+            chat,
+            context: config.max_positions,
+            end: config.end_tokens(),
+            start,
+        })
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Tokens of the longest text there can be; `None` where there is no end to positions.
+    pub fn position_limit(&self) -> Option<usize> {
+        self.limit
+    }
+
+    /// Whether the model is an encoder.
+    pub fn is_encoder(&self) -> bool {
+        self.pooling.is_some()
     }
 
     pub(crate) fn has_chat(&self) -> bool {

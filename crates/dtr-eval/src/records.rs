@@ -173,14 +173,22 @@ impl Collection {
         self.splits.get(&split).into_iter().flatten().take(count).cloned().collect()
     }
 
-    /// Draws a question of a split, with its right answer.
+    /// Draws the right answer of a question of a split.
     ///
     /// # Errors
     /// If the split is empty.
     pub fn draw(&self, split: Split, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
+        Ok(self.draw_question(split, random)?.example().clone())
+    }
+
+    /// Draws a question of a split.
+    ///
+    /// # Errors
+    /// If the split is empty.
+    pub fn draw_question(&self, split: Split, random: &mut ChaCha8Rng) -> Result<&Question, EvalError> {
         let drawn = self.splits.get(&split).and_then(|questions| questions.choose(random));
         let empty = || EvalError::TooFewExamples { split: split.name(), what: self.what.clone(), found: 0, wanted: 1 };
-        Ok(drawn.ok_or_else(empty)?.example().clone())
+        drawn.ok_or_else(empty)
     }
 
     /// Stands for all that the questions are: their files, and what tokenizer and chat template make of them.

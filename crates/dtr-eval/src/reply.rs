@@ -39,6 +39,7 @@ impl Reply {
             Metric::Probability => (-right.nats / count).exp(),
             Metric::Label(_) => indicator(right.chosen),
             Metric::Choice(_) => indicator(best(question, rows) == Some(question.right)),
+            Metric::Retrieval(..) => unreachable!("a rank needs the documents of all questions"),
             Metric::Generated(generation) => text.as_ref().map_or(0.0, |text| generation.metric.score(text, &question.references)),
         };
         let labelled: usize = rows.iter().map(|row| row.count).sum();

@@ -11,6 +11,7 @@ use crate::batch::{batches, grouped};
 use crate::generation::Generation;
 use crate::prefixes::{Path, Prefixes};
 use crate::reply::{Reply, Score};
+use crate::retrieval;
 use crate::task::{Metric, Question};
 use crate::work::{Outcome, Row, Work};
 
@@ -53,18 +54,25 @@ impl<B: MixerBackend> Scorer<B> {
         cache_bytes: usize,
         device: &B::Device,
     ) -> Self {
-        let cuts = parts.iter().flat_map(|part| part.clone().step_by(BLOCK).map(|from| from..(from + BLOCK).min(part.end)));
+        let pooling = if let Metric::Retrieval(_, pooling) = metric { Some(pooling) } else { None };
+        // The documents of a block are the pool of its queries.
+        let length = |part: &Range<usize>| if pooling.is_some() { part.len().max(1) } else { BLOCK };
+        let cut = |part: &Range<usize>| {
+            let (length, end) = (length(part), part.end);
+            part.clone().step_by(length).map(move |from| from..(from + length).min(end))
+        };
+        let cuts = parts.iter().flat_map(cut);
         let block = |range: Range<usize>| {
             let sequences: Vec<_> = questions[range.clone()].iter().flat_map(|question| &question.answers).collect();
             let batches = batches(&sequences, BATCH_TOKENS, device);
-            Block { work: batches.into_iter().map(|batch| Work { batch, parent: None }).collect(), questions: range }
+            Block { work: batches.into_iter().map(|batch| Work { batch, parent: None, pooling }).collect(), questions: range }
         };
         Self {
             metric,
             questions: questions.to_vec(),
             blocks: cuts.map(block).collect(),
             prefixes: Prefixes::new(cache_bytes),
-            hidden: parent.0.embed(Tensor::zeros([1, 1], device)).dims()[2],
+            hidden: parent.0.hidden(),
             parent: (parent.0.clone(), parent.1.to_vec()),
             device: device.clone(),
         }
@@ -156,6 +164,10 @@ impl<B: MixerBackend> Scorer<B> {
         let mut replies = Vec::new();
         for (&block, rows) in blocks.iter().zip(rows) {
             let mut rows = rows.as_slice();
+            if let Metric::Retrieval(measure, _) = self.metric {
+                replies.extend(retrieval::replies(measure, rows));
+                continue;
+            }
             for question in &self.questions[self.blocks[block].questions.clone()] {
                 let (own, others) = rows.split_at(question.answers.len());
                 rows = others;

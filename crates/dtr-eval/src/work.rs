@@ -3,7 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use dtr_attention::{MixerBackend, loss};
-use dtr_models::{Context, Decoder};
+use dtr_models::{Context, Decoder, Pooling};
 
 use crate::batch::Batch;
 
@@ -11,22 +11,25 @@ use crate::batch::Batch;
 #[derive(Debug)]
 pub(crate) struct Work<B: Backend> {
     pub batch: Batch<B>,
-    /// The parent's hidden states in front of the head that predict the labelled tokens, `[1, M, N]`, once they are known.
+    /// What the parent makes of it, once it is known: hidden states in front of the head that predict the labelled tokens, `[1, M, N]`, or the
+    /// vectors of its texts, `[1, B, N]`.
     pub parent: Option<Tensor<B, 3>>,
+    /// How texts become vectors, if that is what is asked for.
+    pub pooling: Option<Pooling>,
 }
 
 /// What comes out of a batch.
 pub(crate) struct Outcome<B: Backend> {
     /// Row by row.
     pub rows: Vec<Row>,
-    /// Hidden states in front of the head where labelled tokens are predicted, `[1, M, N]`.
+    /// As [`Work::parent`], of this model.
     pub front: Tensor<B, 3>,
     /// Hidden states behind each layer from the first that was run, the last one left out.
     pub states: Vec<Tensor<B, 3>>,
 }
 
-/// How the labelled tokens of one sequence were predicted: sums over them.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// How the labelled tokens of one sequence were predicted, sums over them; or its vector.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Row {
     /// How many they are.
     pub count: usize,
@@ -42,6 +45,10 @@ pub(crate) struct Row {
     pub nats: f32,
     /// `KL(parent || model)` in nats.
     pub divergence: f32,
+    /// What an encoder makes of it.
+    pub vector: Vec<f32>,
+    /// What the parent makes of it.
+    pub reference: Vec<f32>,
 }
 
 impl<B: MixerBackend> Work<B> {
@@ -54,26 +61,21 @@ impl<B: MixerBackend> Work<B> {
         labels: &[u32],
         keep: bool,
     ) -> Outcome<B> {
-        let (x, states) = self.predicting_states(model, first, state, keep);
-        Outcome { rows: self.rows(model, x.clone(), parent, labels), front: x, states }
+        let (front, states) = self.front(model, first, state, keep);
+        let rows = if self.pooling.is_some() { self.vectors(&front) } else { self.rows(model, front.clone(), parent, labels) };
+        Outcome { rows, front, states }
     }
 
-    /// What the parent's head is given where labelled tokens are predicted.
+    /// What the parent makes of it.
     pub fn reference(&self, parent: &Decoder<B>) -> Tensor<B, 3> {
-        self.predicting_states(parent, 0, None, false).0
+        self.front(parent, 0, None, false).0
     }
 
-    /// Runs the layers from `first`; what comes in front of the head where labelled tokens are predicted, and, if they are to be
-    /// kept, the hidden states behind each layer but the last.
-    fn predicting_states(
-        &self,
-        model: &Decoder<B>,
-        first: usize,
-        state: Option<Tensor<B, 3>>,
-        keep: bool,
-    ) -> (Tensor<B, 3>, Vec<Tensor<B, 3>>) {
+    /// Runs the layers from `first`; what comes in front of the head where labelled tokens are predicted, or the vectors of texts, and,
+    /// if they are to be kept, the hidden states behind each layer but the last.
+    fn front(&self, model: &Decoder<B>, first: usize, state: Option<Tensor<B, 3>>, keep: bool) -> (Tensor<B, 3>, Vec<Tensor<B, 3>>) {
         let context = model.context(self.batch.positions.clone());
-        let mut x = state.unwrap_or_else(|| model.embed(self.batch.ids.clone()));
+        let mut x = state.unwrap_or_else(|| model.embed(self.batch.ids.clone(), &self.batch.positions));
         let last = model.layers.len() - 1;
         let mut states = Vec::new();
         for layer in &model.layers[first..last] {
@@ -85,6 +87,9 @@ impl<B: MixerBackend> Work<B> {
         // Behind the last mixer only the positions count that predict something.
         let layer = &model.layers[last];
         let mixed = layer.mixer.mix(layer.mixer_input(x.clone()), &context);
+        if let Some(pooling) = self.pooling {
+            return (pooling.pool(layer.after_mixer(x, mixed), context.tokens).unsqueeze(), states);
+        }
         let [x, mixed] = [x, mixed].map(|x| self.predicting(x));
         (layer.after_mixer(x, mixed), states)
     }
@@ -93,6 +98,18 @@ impl<B: MixerBackend> Work<B> {
     fn predicting(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         let [batch, time, width] = x.dims();
         x.reshape([batch * time, width]).select(0, self.batch.predicting.clone()).unsqueeze()
+    }
+
+    /// The vector of each row beside the parent's.
+    fn vectors(&self, front: &Tensor<B, 3>) -> Vec<Row> {
+        let rows = |vectors: &Tensor<B, 3>| -> Vec<Vec<f32>> {
+            let width = vectors.dims()[2];
+            let numbers: Vec<f32> = vectors.to_data().convert::<f32>().iter::<f32>().collect();
+            numbers.chunks(width).map(<[f32]>::to_vec).collect()
+        };
+        let own = rows(front);
+        let references = self.parent.as_ref().map_or_else(|| vec![Vec::new(); own.len()], rows);
+        own.into_iter().zip(references).map(|(vector, reference)| Row { vector, reference, ..Row::default() }).collect()
     }
 
     /// Sums of each row from the hidden states `[1, M, N]` that predict its labelled tokens.
@@ -128,6 +145,7 @@ impl<B: MixerBackend> Work<B> {
                 chosen: chosen.as_ref().is_some_and(|chosen| count > 0 && chosen[rows.start] == targets[rows.start]),
                 nats: nats[rows.clone()].iter().sum(),
                 divergence: divergences.as_ref().map_or(0.0, |all| all[rows].iter().sum()),
+                ..Row::default()
             }
         });
         rows.collect()

@@ -221,6 +221,9 @@ pub fn score(model: &Path, compute: Compute, tokens: &Path) -> Result<(), Error>
 
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
             let (config, model) = checkpoint::load_in::<B::InnerBackend>(self.0, self.1.dtype.into(), &device)?;
+            if config.is_encoder() {
+                return Err(Error::Encoder { directory: self.0.into() });
+            }
             let path = self.2;
             let read = |source| Error::Io { action: "read", path: path.into(), source };
             let file = BufReader::new(std::fs::File::open(path).map_err(read)?);
@@ -233,6 +236,9 @@ pub fn score(model: &Path, compute: Compute, tokens: &Path) -> Result<(), Error>
                 }
                 if let Some(token) = tokens.iter().find(|&&token| token as usize >= config.vocabulary) {
                     return Err(wrong(format!("has token {token}, the vocabulary ends at {}", config.vocabulary - 1)));
+                }
+                if let Some(limit) = config.position_limit().filter(|&limit| tokens.len() > limit) {
+                    return Err(wrong(format!("has {} tokens, the model has learnt {limit} positions", tokens.len())));
                 }
                 println!("{}", json!({ "logprobs": logprobs::<B>(&model, &tokens, &device) }));
             }

@@ -127,6 +127,36 @@ pub enum Error {
         remedy: &'static str,
     },
 
+    /// The parent has not got what the experiment asks for.
+    #[error("`{key}` does not go with the parent: {reason}")]
+    #[diagnostic(help("{remedy}"))]
+    NotForParent {
+        /// Key in the experiment file.
+        key: &'static str,
+        /// Why not.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+
+    /// Text is asked of an encoder.
+    #[error("the model in {} is an encoder: it makes vectors of texts and generates none", directory.display())]
+    #[diagnostic(help("give the directory of a model that generates; what an encoder is good at, `dtr eval` tells by a retrieval task"))]
+    Encoder {
+        /// Its directory.
+        directory: PathBuf,
+    },
+
+    /// More tokens than the model has learnt positions for.
+    #[error("{tokens} tokens are asked for, the model has learnt {limit} positions")]
+    #[diagnostic(help("ask for at most {limit} tokens, prompt and answer together"))]
+    TooManyPositions {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Positions there are.
+        limit: usize,
+    },
+
     /// Students cannot be trained.
     #[error(transparent)]
     Distill(#[from] dtr_distill::DistillError),

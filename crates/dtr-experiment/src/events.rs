@@ -56,8 +56,8 @@ pub struct Efficiency {
     /// Their range.
     #[serde(default)]
     pub prefill_tokens_per_second_range: Option<[f64; 2]>,
-    /// Tokens a second when generating after it, median.
-    pub decode_tokens_per_second: f64,
+    /// Tokens a second when generating after it, median; an encoder generates none.
+    pub decode_tokens_per_second: Option<f64>,
     /// Their range.
     #[serde(default)]
     pub decode_tokens_per_second_range: Option<[f64; 2]>,

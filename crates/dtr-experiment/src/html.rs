@@ -170,7 +170,7 @@ mod tests {
                 layout: layout.into(),
                 prefill_tokens_per_second: 1000.0,
                 prefill_tokens_per_second_range: Some([900.0, 1100.0]),
-                decode_tokens_per_second: decode,
+                decode_tokens_per_second: Some(decode),
                 decode_tokens_per_second_range: None,
                 first_token_seconds: Some(0.5),
                 first_token_seconds_range: None,
@@ -193,7 +193,7 @@ mod tests {
         let found = &report.crossovers[0];
         assert_eq!((found.model, found.layout.as_str(), found.contexts), (Model::MOpt, "GS", [512, 2048]));
         assert_eq!(found.prefill, crate::report::Crossing::Nowhere);
-        let crate::report::Crossing::From(at) = found.decode else { panic!("{found:?}") };
+        let Some(crate::report::Crossing::From(at)) = found.decode else { panic!("{found:?}") };
         assert!((at - 1024.0).abs() < 1e-6);
         // Half the cost of replacing both, by layers; but what was measured counts.
         let points = crate::report::front::points("recall", &report, &events);

@@ -13,13 +13,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dtr_eval::task::{JsonLinesConfig, Synthetic, TextConfig};
+use dtr_eval::task::{JsonLinesConfig, RetrievalConfig, Synthetic, TextConfig};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use self::{
     device::{Compute, Device, Precision, UnknownDevice},
-    raw::{Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustText, Search, SnippetOrigin, Trained},
+    raw::{
+        Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustDocs, RustText, Search, SnippetOrigin, Trained,
+    },
 };
 use self::{
     document::{Document, Sources},
@@ -83,6 +85,10 @@ pub enum TaskKind {
     JsonLines(Box<JsonLinesConfig>),
     /// Text of one's own.
     Text(TextConfig),
+    /// Queries and documents of one's own, for encoders.
+    Retrieval(Box<RetrievalConfig>),
+    /// Find documentation, for encoders.
+    RustDocs(RustDocs),
 }
 
 impl TaskKind {
@@ -95,7 +101,14 @@ impl TaskKind {
             Self::Synthetic(kind) => kind.name(),
             Self::JsonLines(_) => "json-lines",
             Self::Text(_) => "text",
+            Self::Retrieval(_) => "retrieval",
+            Self::RustDocs(_) => "rust-docs",
         }
+    }
+
+    /// Whether it is for encoders, and for no other model.
+    pub fn is_for_encoders(&self) -> bool {
+        matches!(self, Self::Retrieval(_) | Self::RustDocs(_))
     }
 
     /// Hash of what the examples are.
@@ -107,6 +120,8 @@ impl TaskKind {
             Self::Synthetic(kind) => key(kind),
             Self::JsonLines(kind) => key(&(self.name(), kind)),
             Self::Text(kind) => key(&(self.name(), kind)),
+            Self::Retrieval(kind) => key(&(self.name(), kind)),
+            Self::RustDocs(kind) => key(&(self.name(), kind)),
         }
     }
 }
@@ -270,6 +285,8 @@ impl From<&Task> for RawTask {
             TaskKind::Synthetic(Synthetic::ListOps(kind)) => raw.list_ops = Some(kind),
             TaskKind::JsonLines(kind) => raw.json_lines = Some(kind),
             TaskKind::Text(kind) => raw.text = Some(kind),
+            TaskKind::Retrieval(kind) => raw.retrieval = Some(kind),
+            TaskKind::RustDocs(kind) => raw.rust_docs = Some(kind),
         }
         raw
     }

@@ -62,6 +62,7 @@ fn main() {
         k: wide(&small),
         v: wide(&numbers),
         positions: &positions,
+        in_order: true,
         window: None,
         sinks: 0,
         scale: 0.125,

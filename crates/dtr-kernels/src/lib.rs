@@ -16,6 +16,7 @@ pub mod adamw;
 pub mod attention;
 pub mod convolution;
 pub mod cross_entropy;
+pub mod layer_norm;
 pub mod linear;
 pub mod peak;
 pub mod recurrence;

@@ -3,7 +3,7 @@
 use dtr_kernels::linear::LinearInputs;
 use dtr_kernels::recurrence::{self, Inputs};
 use dtr_kernels::view::{Rows, View};
-use dtr_kernels::{adamw, attention, convolution, cross_entropy, linear, rows};
+use dtr_kernels::{adamw, attention, convolution, cross_entropy, layer_norm, linear, rows};
 
 /// Numbers in [-1, 1] that look random.
 fn numbers(seed: u64, count: usize) -> Vec<f64> {
@@ -169,6 +169,8 @@ struct Attention {
     dims: [usize; 7],
     window: Option<usize>,
     sinks: usize,
+    /// Whether all tokens stand at one position.
+    at_once: bool,
 }
 
 const PADDING: i32 = 1 << 30;
@@ -176,7 +178,8 @@ const PADDING: i32 = 1 << 30;
 impl Attention {
     fn positions(self) -> Vec<i32> {
         let [batch, _, _, _, keys, ..] = self.dims;
-        let row = |batch: usize| (0..keys).map(move |j| if batch == 0 && j < keys / 4 { PADDING } else { j as i32 });
+        let row =
+            |batch: usize| (0..keys).map(move |j| if batch == 0 && j < keys / 4 { PADDING } else { i32::from(!self.at_once) * j as i32 });
         (0..batch).flat_map(row).collect()
     }
 
@@ -213,7 +216,9 @@ impl Attention {
             let own = positions[b * keys + keys - queries + i];
             let sees = |j: usize| {
                 let key = positions[b * keys + j];
-                j <= keys - queries + i && key <= own && (self.window.is_none_or(|w| own - key < w as i32) || key < self.sinks as i32)
+                (self.at_once || j <= keys - queries + i)
+                    && key <= own
+                    && (self.window.is_none_or(|w| own - key < w as i32) || key < self.sinks as i32)
             };
             let score = |j: usize| q.iter().zip(at(&x[1], group * keys + j, width)).map(|(q, k)| 0.4 * q * k).sum::<f64>().exp();
             let weights: Vec<f64> = (0..keys).map(|j| if sees(j) { score(j) } else { 0.0 }).collect();
@@ -232,6 +237,7 @@ impl Attention {
             k: View::contiguous(&x[1], [batch, groups, keys, width]),
             v: View::contiguous(&x[2], [batch, groups, keys, values]),
             positions,
+            in_order: !self.at_once,
             window: self.window,
             sinks: self.sinks,
             scale: 0.4,
@@ -272,8 +278,11 @@ impl Attention {
 fn softmax_attention() {
     for (window, sinks) in [(None, 0), (Some(5), 2), (Some(70), 0)] {
         for dims in [[2, 2, 1, 9, 9, 3, 5], [1, 4, 2, 3, 40, 6, 18], [2, 2, 2, 20, 90, 6, 4]] {
-            Attention { dims, window, sinks }.check();
+            Attention { dims, window, sinks, at_once: false }.check();
         }
+    }
+    for dims in [[2, 2, 1, 3, 9, 3, 5], [2, 2, 2, 90, 90, 6, 4]] {
+        Attention { dims, window: None, sinks: 0, at_once: true }.check();
     }
 }
 
@@ -498,4 +507,44 @@ fn adamw_is_its_definition() {
         close("first moment", &found[1], &first, 2e-6);
         close("second moment", &found[2], &second, 2e-6);
     }
+}
+
+#[test]
+fn layer_norm_is_its_definition() {
+    for (count, width) in [(1, 1), (3, 5), (40, 384), (2, 1000)] {
+        let (x, weight, bias) = (numbers(1, count * width), numbers(2, width), numbers(3, width));
+        let mut expected = Vec::new();
+        for row in x.chunks(width) {
+            let mean = row.iter().sum::<f64>() / width as f64;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+            expected.extend(row.iter().zip(weight.iter().zip(&bias)).map(|(x, (w, b))| (x - mean) / (variance + 1e-3).sqrt() * w + b));
+        }
+        let (x, weight, bias) = (single(&x), single(&weight), single(&bias));
+        let rows = Rows::new(&x, &[count, width], &[width, 1], &[0, 1]);
+        close(&format!("{count} rows of {width}"), &layer_norm::layer_norm(&rows, [&weight, &bias], 1e-3), &expected, 2e-6);
+    }
+}
+
+#[test]
+fn gelu_is_its_definition() {
+    // The normal distribution by the series of its density.
+    let normal = |x: f64| {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= -x * x / (2.0 * f64::from(n));
+            sum += term / f64::from(2 * n + 1);
+        }
+        0.5 + sum / (2.0 * std::f64::consts::PI).sqrt()
+    };
+    let x: Vec<f64> = numbers(1, 3 * 77).iter().map(|x| 5.0 * x).chain([0.0, -0.0, 1e-6]).collect();
+    let tanh = |x: f64| x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+    for approximate in [false, true] {
+        let expected: Vec<f64> = x.iter().map(|&x| if approximate { tanh(x) } else { x * normal(x) }).collect();
+        let x = single(&x);
+        let rows = Rows::new(&x, &[3, 78], &[78, 1], &[0, 1]);
+        close(&format!("approximate {approximate}"), &layer_norm::gelu(&rows, approximate), &expected, 1e-6);
+    }
+    let far = [-1e30, -100.0, 100.0, f32::NAN];
+    let found = layer_norm::gelu(&Rows::new(&far, &[1, 4], &[4, 1], &[0, 1]), false);
+    assert!(found[0].abs() < 1e-6 && found[1].abs() < 1e-6 && (found[2] - 100.0).abs() < 1e-6 && found[3].is_nan(), "{found:?}");
 }

@@ -1,13 +1,17 @@
-//! A decoder as data: what `config.json` says, family by family, in one set of fields.
+//! A model as data: what `config.json` says, family by family, in one set of fields.
+
+mod layer_norm;
 
 use serde_json::{Value, json};
 
+use crate::checkpoint::names::Naming;
 use crate::error::ConfigError;
 use crate::mixer::MixerConfig;
 use crate::rope::Rope;
 
 /// Shape of an attention sublayer, the same for the parent's and for what stands in for it.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about a family")]
 pub struct AttentionShape {
     /// Width of the residual stream.
     pub hidden: usize,
@@ -23,31 +27,99 @@ pub struct AttentionShape {
     pub output_bias: bool,
     /// Whether each query and key head is RMS-normalised.
     pub qk_norm: bool,
+    /// Whether a token sees only itself and what stands before it. If not, every token sees all: an encoder.
+    pub causal: bool,
     /// Epsilon of all norms.
     pub eps: f64,
 }
 
-/// A decoder: every family is these fields over one block.
+/// What a block's norms divide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// The root mean square.
+    Rms,
+    /// The standard deviation, about the mean, with a bias.
+    Layer,
+}
+
+/// Where a block's norms stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// In front of each sublayer: `x + f(norm(x))`.
+    Before,
+    /// Behind the sum: `norm(x + f(x))`.
+    After,
+}
+
+/// What stands between an MLP's projections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `silu(gate) * up`.
+    SwiGlu,
+    /// Exact GELU, no gate.
+    Gelu,
+    /// GELU by the hyperbolic tangent, no gate.
+    GeluTanh,
+}
+
+/// How a model knows where a token stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PositionEmbedding {
+    /// Queries and keys are turned.
+    Rotary(Rope),
+    /// A vector for each position is added to the embedding.
+    Learned {
+        /// Rows of the table.
+        rows: usize,
+        /// Row of position 0.
+        offset: usize,
+    },
+}
+
+/// What makes logits of the last hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// A matrix of its own.
+    Own,
+    /// The embedding.
+    Tied,
+    /// Nothing: an encoder, whose hidden states are pooled ([`crate::Pooling`]). Its weights carry a pooler that embeddings do not use.
+    Pooled,
+}
+
+/// A decoder or an encoder: every family is these fields over one block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
     /// Hugging Face name of the family.
     pub model_type: String,
     /// Rows of the embedding.
     pub vocabulary: usize,
-    /// Inner width of the gated MLP.
+    /// Inner width of the MLP.
     pub intermediate: usize,
+    /// What stands in the middle of it.
+    pub activation: Activation,
     /// Whether the MLP's projections have a bias.
     pub mlp_bias: bool,
-    /// Whether the output head is the embedding.
-    pub tied: bool,
+    /// Norms of the blocks.
+    pub norm: NormKind,
+    /// Where they stand. Where they stand in front, one more stands in front of the head.
+    pub placement: Placement,
+    /// Whether the sum of embeddings is normalised.
+    pub embedding_norm: bool,
+    /// What makes logits.
+    pub head: Head,
     /// Shape of the attention sublayers.
     pub attention: AttentionShape,
-    /// Rotary position embedding.
-    pub rope: Rope,
+    /// How it knows where tokens stand.
+    pub position: PositionEmbedding,
+    /// Rows of a table of token types, of which the first is added to every token; `None` if the family has no types.
+    pub token_types: Option<usize>,
     /// Longest context the parent was trained for, if stated.
     pub max_positions: Option<usize>,
     /// Mixer of each layer.
     pub mixers: Vec<MixerConfig>,
+    /// Names in its files.
+    pub(crate) naming: &'static Naming,
     /// The parent's own configuration, from which exports are written.
     source: Value,
 }
@@ -92,11 +164,16 @@ impl DecoderConfig {
             return Ok(parent);
         }
         let found = config["model_type"].as_str().ok_or(ConfigError::Missing { key: "model_type", expected: "the family's name" })?;
-        let family = FAMILIES
-            .iter()
-            .find(|family| family.name == found)
-            .ok_or_else(|| ConfigError::Family { found: found.into(), expected: FAMILIES.map(|family| family.name).join(", ") })?;
-        refuse_unknown(config)?;
+        require(config, "quantization_config", "none", config["quantization_config"].is_null())?;
+        if let Some(read) = layer_norm::reader(found) {
+            return read(config);
+        }
+        let family = FAMILIES.iter().find(|family| family.name == found).ok_or_else(|| ConfigError::Family {
+            found: found.into(),
+            expected: FAMILIES.map(|family| family.name).into_iter().chain(layer_norm::FAMILIES).collect::<Vec<_>>().join(", "),
+        })?;
+        require(config, "hidden_act", "silu", matches!(config["hidden_act"].as_str(), None | Some("silu" | "swish")))?;
+        require(config, "pretraining_tp", "1", matches!(config["pretraining_tp"].as_u64(), None | Some(1)))?;
         let hidden = size(config, "hidden_size")?;
         let heads = size(config, "num_attention_heads")?;
         let layers = size(config, "num_hidden_layers")?;
@@ -116,6 +193,7 @@ impl DecoderConfig {
             qkv_bias: family.qkv_bias.unwrap_or(flag(config, "attention_bias")),
             output_bias: family.output_bias.unwrap_or(flag(config, "attention_bias")),
             qk_norm: family.qk_norm,
+            causal: true,
             eps: config["rms_norm_eps"].as_f64().ok_or(ConfigError::Missing { key: "rms_norm_eps", expected: "a number" })?,
         };
         if heads % kv_heads != 0 || !attention.head_dim.is_multiple_of(2) {
@@ -130,14 +208,20 @@ impl DecoderConfig {
             model_type: found.into(),
             vocabulary: size(config, "vocab_size")?,
             intermediate: size(config, "intermediate_size")?,
+            activation: Activation::SwiGlu,
             mlp_bias: flag(config, "mlp_bias"),
-            tied: flag(config, "tie_word_embeddings"),
+            norm: NormKind::Rms,
+            placement: Placement::Before,
+            embedding_norm: false,
+            head: if flag(config, "tie_word_embeddings") { Head::Tied } else { Head::Own },
             attention,
-            rope: Rope::from_json(config)?,
+            position: PositionEmbedding::Rotary(Rope::from_json(config)?),
+            token_types: None,
             max_positions: optional_size(config, "max_position_embeddings")?,
             mixers: (0..layers)
                 .map(|layer| Ok(MixerConfig::Softmax { window: window(config, family, layer)? }))
                 .collect::<Result<_, ConfigError>>()?,
+            naming: &Naming::LLAMA,
             source: config.clone(),
         })
     }
@@ -150,7 +234,7 @@ impl DecoderConfig {
         }
         json!({
             "model_type": "dtr",
-            "architectures": ["DtrForCausalLM"],
+            "architectures": [if self.is_encoder() { "DtrModel" } else { "DtrForCausalLM" }],
             "dtr": { "layout": self.layout(), "mixers": self.mixers, "parent": self.source },
         })
     }
@@ -166,6 +250,27 @@ impl DecoderConfig {
         match &self.source["eos_token_id"] {
             Value::Array(tokens) => tokens.iter().filter_map(token).collect(),
             value => token(value).into_iter().collect(),
+        }
+    }
+
+    /// Whether every token sees all others. An encoder makes embeddings, and generates nothing.
+    pub fn is_encoder(&self) -> bool {
+        !self.attention.causal
+    }
+
+    /// Rotary positions, if these are what the model has.
+    pub fn rope(&self) -> Option<&Rope> {
+        match &self.position {
+            PositionEmbedding::Rotary(rope) => Some(rope),
+            PositionEmbedding::Learned { .. } => None,
+        }
+    }
+
+    /// Positions there are vectors for; `None` where any position can be computed.
+    pub fn position_limit(&self) -> Option<usize> {
+        match self.position {
+            PositionEmbedding::Rotary(_) => None,
+            PositionEmbedding::Learned { rows, offset } => Some(rows - offset),
         }
     }
 
@@ -202,18 +307,13 @@ fn flag(config: &Value, key: &str) -> bool {
     config[key].as_bool().unwrap_or(false)
 }
 
-/// Values that change the computation in ways the block does not know.
-fn refuse_unknown(config: &Value) -> Result<(), ConfigError> {
-    let expected = |key: &str, expected: &str, right: bool| {
-        if right {
-            Ok(())
-        } else {
-            Err(ConfigError::Unsupported { key: key.into(), found: config[key].to_string(), expected: expected.into() })
-        }
-    };
-    expected("hidden_act", "silu", matches!(config["hidden_act"].as_str(), None | Some("silu" | "swish")))?;
-    expected("quantization_config", "none", config["quantization_config"].is_null())?;
-    expected("pretraining_tp", "1", matches!(config["pretraining_tp"].as_u64(), None | Some(1)))
+/// Refuses a value that changes the computation in a way the block does not know.
+fn require(config: &Value, key: &str, expected: &str, known: bool) -> Result<(), ConfigError> {
+    if known {
+        Ok(())
+    } else {
+        Err(ConfigError::Unsupported { key: key.into(), found: config[key].to_string(), expected: expected.into() })
+    }
 }
 
 /// Sliding window of the parent's own attention in one layer.

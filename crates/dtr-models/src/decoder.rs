@@ -1,4 +1,4 @@
-//! The decoder: embedding, blocks, head; the same for every family and every layout.
+//! The model: embedding, blocks, head; the same for every family and every layout, decoder or encoder.
 
 use burn::module::Initializer;
 use burn::nn::{Embedding, EmbeddingConfig, Linear};
@@ -6,42 +6,56 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dtr_attention::{MixerBackend, Positions, precision};
 
-use crate::config::DecoderConfig;
-use crate::layers::{Mlp, RmsNorm, linear, project};
+use crate::config::{DecoderConfig, Head, Placement, PositionEmbedding};
+use crate::layers::{Mlp, Norm, linear, project};
 use crate::mixer::{Mixer, MixerState};
-use crate::rope::{Rope, Rotary};
+use crate::rope::Rotary;
 
 /// What every layer needs to know about the tokens at hand.
 #[derive(Debug, Clone)]
 pub struct Context<B: Backend> {
     /// Where they stand.
     pub positions: Positions,
-    /// Rotary tables for these positions.
-    pub rotary: Rotary<B>,
+    /// Rotary tables for these positions, where positions are rotary.
+    pub rotary: Option<Rotary<B>>,
     /// 1 for tokens and 0 for padding, `[B, T]`; `None` without padding.
     pub tokens: Option<Tensor<B, 2>>,
 }
 
-/// `x + mixer(norm(x))`, then `x + mlp(norm(x))`.
+/// `x + mixer(norm(x))`, then `x + mlp(norm(x))`; with norms behind the sums, `norm(x + mixer(x))`, then `norm(x + mlp(x))`.
 #[derive(Module, Debug)]
 pub struct Block<B: Backend> {
-    input_layernorm: RmsNorm<B>,
+    input_layernorm: Norm<B>,
     /// The attention sublayer, full or linear.
     pub mixer: Mixer<B>,
-    post_attention_layernorm: RmsNorm<B>,
+    post_attention_layernorm: Norm<B>,
     mlp: Mlp<B>,
+    #[module(skip)]
+    placement: Placement,
 }
 
 impl<B: MixerBackend> Block<B> {
     /// What the mixer is fed with, `[B, T, N]`.
     pub fn mixer_input(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        self.input_layernorm.forward(x)
+        match self.placement {
+            Placement::Before => self.input_layernorm.forward(x),
+            Placement::After => x,
+        }
     }
 
     /// The block's output, given its input and what its mixer made of it.
     pub fn after_mixer(&self, x: Tensor<B, 3>, mixed: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = x.clone() + precision::like(mixed, x.dtype());
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+        let mixed = precision::like(mixed, x.dtype());
+        match self.placement {
+            Placement::Before => {
+                let x = x + mixed;
+                x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+            }
+            Placement::After => {
+                let x = self.input_layernorm.forward(x + mixed);
+                self.post_attention_layernorm.forward(x.clone() + self.mlp.forward(x))
+            }
+        }
     }
 
     /// `x [B, T, N]` -> `[B, T, N]` and the next state.
@@ -51,37 +65,55 @@ impl<B: MixerBackend> Block<B> {
     }
 }
 
-/// A causal language model.
+/// A causal language model; or an encoder, whose tokens see each other all and whose hidden states are pooled ([`crate::Pooling`]).
 #[derive(Module, Debug)]
 pub struct Decoder<B: Backend> {
     embed_tokens: Embedding<B>,
+    embed_positions: Option<Embedding<B>>,
+    embed_types: Option<Embedding<B>>,
+    embed_norm: Option<Norm<B>>,
     /// The blocks, first to last.
     pub layers: Vec<Block<B>>,
-    norm: RmsNorm<B>,
+    norm: Option<Norm<B>>,
     lm_head: Option<Linear<B>>,
+    /// Carried for whoever reads the weights elsewhere.
+    pooler: Option<Linear<B>>,
     #[module(skip)]
-    rope: Rope,
+    position: PositionEmbedding,
     head_dim: usize,
+    encoder: bool,
 }
 
 impl<B: Backend> Decoder<B> {
     /// A decoder without weights of its own yet.
     pub fn new(config: &DecoderConfig, device: &B::Device) -> Self {
-        let DecoderConfig { vocabulary, intermediate, mlp_bias, tied, ref attention, .. } = *config;
-        let norm = || RmsNorm::new(attention.hidden, attention.eps, device);
+        let DecoderConfig { vocabulary, intermediate, activation, mlp_bias, placement, head, ref attention, .. } = *config;
+        let hidden = attention.hidden;
+        let norm = || Norm::new(config.norm, hidden, attention.eps, device);
+        let table = |rows: usize| EmbeddingConfig::new(rows, hidden).with_initializer(Initializer::Zeros).init(device);
+        let positions = match config.position {
+            PositionEmbedding::Rotary(_) => None,
+            PositionEmbedding::Learned { rows, .. } => Some(rows),
+        };
         let block = |mixer: &crate::mixer::MixerConfig| Block {
             input_layernorm: norm(),
             mixer: mixer.init(attention, device),
             post_attention_layernorm: norm(),
-            mlp: Mlp::new(attention.hidden, intermediate, mlp_bias, device),
+            mlp: Mlp::new(hidden, intermediate, activation, mlp_bias, device),
+            placement,
         };
         Self {
-            embed_tokens: EmbeddingConfig::new(vocabulary, attention.hidden).with_initializer(Initializer::Zeros).init(device),
+            embed_tokens: table(vocabulary),
+            embed_positions: positions.map(table),
+            embed_types: config.token_types.map(table),
+            embed_norm: config.embedding_norm.then(norm),
             layers: config.mixers.iter().map(block).collect(),
-            norm: norm(),
-            lm_head: (!tied).then(|| linear(attention.hidden, vocabulary, false, device)),
-            rope: config.rope.clone(),
+            norm: (placement == Placement::Before).then(norm),
+            lm_head: (head == Head::Own).then(|| linear(hidden, vocabulary, false, device)),
+            pooler: (head == Head::Pooled).then(|| linear(hidden, hidden, true, device)),
+            position: config.position.clone(),
             head_dim: attention.head_dim,
+            encoder: config.is_encoder(),
         }
     }
 
@@ -94,19 +126,55 @@ impl<B: Backend> Decoder<B> {
 impl<B: MixerBackend> Decoder<B> {
     /// What the layers need to know about tokens at these positions.
     pub fn context(&self, positions: Positions) -> Context<B> {
-        let device = self.norm.weight.device();
-        let rotary = self.rope.tables(self.head_dim, &positions, &device);
+        let device = self.embed_tokens.weight.device();
+        let rotary = match &self.position {
+            PositionEmbedding::Rotary(rope) => Some(rope.tables(self.head_dim, &positions, &device)),
+            PositionEmbedding::Learned { .. } => None,
+        };
         Context { rotary, tokens: positions.tokens(&device), positions }
     }
 
-    /// `ids [B, T]` -> `[B, T, N]`.
-    pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
-        self.embed_tokens.forward(ids)
+    /// Tokens, with their places where these are learned vectors: `ids [B, T]` -> `[B, T, N]`.
+    ///
+    /// # Panics
+    /// If a token stands behind the last position that has a vector: see [`DecoderConfig::position_limit`].
+    pub fn embed(&self, ids: Tensor<B, 2, Int>, positions: &Positions) -> Tensor<B, 3> {
+        let device = ids.device();
+        let mut x = self.embed_tokens.forward(ids);
+        let [batch, time, hidden] = x.dims();
+        if let (Some(table), PositionEmbedding::Learned { offset, .. }) = (&self.embed_positions, &self.position) {
+            let rows = positions.values::<B>(&device).add_scalar(*offset as f64).int();
+            x = x + table.forward(rows).expand([batch, time, hidden]);
+        }
+        if let Some(types) = &self.embed_types {
+            x = x + types.weight.val().narrow(0, 0, 1).unsqueeze();
+        }
+        match &self.embed_norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
+    }
+
+    /// Whether every token sees all others: such a model makes hidden states, and neither logits nor text.
+    pub fn is_encoder(&self) -> bool {
+        self.encoder
+    }
+
+    /// Width of the hidden states.
+    pub fn hidden(&self) -> usize {
+        self.embed_tokens.weight.dims()[1]
     }
 
     /// Logits in single precision at least, `x [B, T, N]` -> `[B, T, vocabulary]`.
+    ///
+    /// # Panics
+    /// If the model is an encoder, which has no head.
     pub fn head(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let x = self.norm.forward(x);
+        assert!(!self.encoder, "an encoder has no head: its hidden states are pooled");
+        let x = match &self.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
         precision::single(match &self.lm_head {
             Some(head) => project(head, x),
             None => x.matmul(self.embed_tokens.weight.val().transpose().unsqueeze()),
@@ -121,7 +189,7 @@ impl<B: MixerBackend> Decoder<B> {
     /// Reads `ids [B, T]` at `positions` after what `states` remembers; returns hidden states `[B, T, N]` in front of the head.
     pub fn forward(&self, ids: Tensor<B, 2, Int>, positions: Positions, states: &mut Vec<MixerState<B>>) -> Tensor<B, 3> {
         let context = self.context(positions);
-        let mut x = self.embed(ids);
+        let mut x = self.embed(ids, &context.positions);
         let before = std::mem::take(states);
         for (layer, state) in self.layers.iter().zip(before) {
             let (next, state) = layer.forward(x, &context, state);

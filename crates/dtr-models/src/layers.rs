@@ -1,4 +1,4 @@
-//! Small parts of a block: linear projection on rows, RMS norm, gated MLP. Field names are those of Hugging Face.
+//! Small parts of a block: linear projection on rows, norms, MLP. Field names are those of Hugging Face's Llama.
 
 use burn::module::{Initializer, Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
@@ -6,6 +6,8 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dtr_attention::precision::{like, single};
 use dtr_attention::{MixerBackend, gate, norm};
+
+use crate::config::{Activation, NormKind};
 
 /// A projection without weights of its own yet.
 pub fn linear<B: Backend>(input: usize, output: usize, bias: bool, device: &B::Device) -> Linear<B> {
@@ -53,22 +55,68 @@ impl<B: MixerBackend> RmsNorm<B> {
     }
 }
 
-/// `down(silu(gate(x)) * up(x))`.
+/// Layer norm with a weight and a bias.
 #[derive(Module, Debug)]
-#[expect(clippy::struct_field_names, reason = "the names of Hugging Face")]
+pub struct LayerNorm<B: Backend> {
+    /// `[N]`.
+    pub weight: Param<Tensor<B, 1>>,
+    /// `[N]`.
+    pub bias: Param<Tensor<B, 1>>,
+    eps: f64,
+}
+
+/// The norm of a family.
+#[derive(Module, Debug)]
+pub enum Norm<B: Backend> {
+    /// By the root mean square.
+    Rms(RmsNorm<B>),
+    /// By mean and variance.
+    Layer(LayerNorm<B>),
+}
+
+impl<B: Backend> Norm<B> {
+    /// A norm that scales by 1.
+    pub fn new(kind: NormKind, width: usize, eps: f64, device: &B::Device) -> Self {
+        match kind {
+            NormKind::Rms => Self::Rms(RmsNorm::new(width, eps, device)),
+            NormKind::Layer => Self::Layer(LayerNorm {
+                weight: Initializer::Ones.init([width], device),
+                bias: Initializer::Zeros.init([width], device),
+                eps,
+            }),
+        }
+    }
+}
+
+impl<B: MixerBackend> Norm<B> {
+    /// Normalises the last dimension.
+    pub fn forward<const R: usize>(&self, x: Tensor<B, R>) -> Tensor<B, R> {
+        match self {
+            Self::Rms(norm) => norm.forward(x),
+            Self::Layer(norm) => norm::layer(x, norm.weight.val(), norm.bias.val(), norm.eps),
+        }
+    }
+}
+
+/// `down(silu(gate(x)) * up(x))`, or without a gate `down(gelu(up(x)))`.
+#[derive(Module, Debug)]
 pub struct Mlp<B: Backend> {
-    gate_proj: Linear<B>,
+    gate_proj: Option<Linear<B>>,
     up_proj: Linear<B>,
     down_proj: Linear<B>,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl<B: Backend> Mlp<B> {
     /// An MLP without weights of its own yet.
-    pub fn new(hidden: usize, intermediate: usize, bias: bool, device: &B::Device) -> Self {
+    pub fn new(hidden: usize, intermediate: usize, activation: Activation, bias: bool, device: &B::Device) -> Self {
+        let gated = activation == Activation::SwiGlu;
         Self {
-            gate_proj: linear(hidden, intermediate, bias, device),
+            gate_proj: gated.then(|| linear(hidden, intermediate, bias, device)),
             up_proj: linear(hidden, intermediate, bias, device),
             down_proj: linear(intermediate, hidden, bias, device),
+            activation,
         }
     }
 }
@@ -76,7 +124,11 @@ impl<B: Backend> Mlp<B> {
 impl<B: MixerBackend> Mlp<B> {
     /// `x [B, T, N]` -> `[B, T, N]`.
     pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let inner = gate::swiglu(project(&self.gate_proj, x.clone()), project(&self.up_proj, x));
+        let up = project(&self.up_proj, x.clone());
+        let inner = match &self.gate_proj {
+            Some(gate_proj) => gate::swiglu(project(gate_proj, x), up),
+            None => gate::gelu(up, self.activation == Activation::GeluTanh),
+        };
         project(&self.down_proj, inner)
     }
 }

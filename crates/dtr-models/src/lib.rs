@@ -1,4 +1,4 @@
-//! Decoders as data over one block, mixers with parameters, caches, generation, checkpoints, tokenizer, chat templates.
+//! Decoders and encoders as data over one block, mixers with parameters, caches, generation, checkpoints, tokenizer, chat templates.
 
 pub mod config;
 pub mod error;
@@ -13,6 +13,7 @@ pub mod chat;
 pub mod checkpoint;
 pub mod export;
 pub mod generate;
+pub mod pooling;
 mod python_json;
 pub mod tokenizer;
 
@@ -22,4 +23,5 @@ pub use decoder::{Context, Decoder};
 pub use error::{CheckpointError, ConfigError, GenerationError};
 pub use export::{ExportError, Format, Refusal};
 pub use mixer::{Mixer, MixerConfig, MixerState};
+pub use pooling::Pooling;
 pub use tokenizer::Tokenizer;

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use tokenizers::{DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessor, PostProcessorWrapper, PreTokenizerWrapper, TruncationDirection,
+};
 
 use crate::error::CheckpointError;
 
@@ -38,13 +40,15 @@ impl Tokenizer {
     pub fn load(directory: &Path, vocabulary: usize) -> Result<Self, CheckpointError> {
         let path = directory.join("tokenizer.json");
         let wrong = |reason: String| CheckpointError::Tokenizer { path: path.clone(), reason };
-        let inner = tokenizers::Tokenizer::from_file(&path).map_err(|error| wrong(format!("not a usable tokenizer.json: {error}")))?;
+        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(|error| wrong(format!("not a usable tokenizer.json: {error}")))?;
         let largest = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if largest > vocabulary {
             return Err(wrong(format!(
                 "the tokenizer has {largest} tokens, expected at most {vocabulary}, the rows of the model's embedding. Use the tokenizer that belongs to this model"
             )));
         }
+        // Files of encoders cut texts and fill them up: batches are made elsewhere, and nothing is cut unasked.
+        inner.with_padding(None).with_truncation(None).map_err(|error| wrong(error.to_string()))?;
         Ok(Self { inner, path })
     }
 
@@ -63,6 +67,20 @@ impl Tokenizer {
     /// If the tokenizer refuses the text.
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, CheckpointError> {
         let encoded = self.inner.encode(text, true).map_err(|error| self.wrong(&error.to_string()))?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
+    /// Tokens of `text` as [`Self::encode_prompt`] has them, at most `most` of them: it is the text that is cut at its end, not what is put
+    /// around it.
+    ///
+    /// # Errors
+    /// If the tokenizer refuses the text.
+    pub fn encode_within(&self, text: &str, most: usize) -> Result<Vec<u32>, CheckpointError> {
+        let refused = |error: tokenizers::Error| self.wrong(&error.to_string());
+        let around = self.inner.get_post_processor().map_or(0, |around| around.added_tokens(false));
+        let mut encoded = self.inner.encode(text, false).map_err(refused)?;
+        encoded.truncate(most.saturating_sub(around), 0, TruncationDirection::Right);
+        let encoded = self.inner.post_process(encoded, None, true).map_err(refused)?;
         Ok(encoded.get_ids().to_vec())
     }
 

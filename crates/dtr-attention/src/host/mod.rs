@@ -13,7 +13,7 @@ use burn::prelude::Backend;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 use burn::tensor::{DType, FloatDType, TensorMetadata};
 use dtr_kernels::view::{Rows, View};
-use dtr_kernels::{adamw, attention, convolution, cross_entropy, linear, recurrence, rows};
+use dtr_kernels::{adamw, attention, convolution, cross_entropy, layer_norm, linear, recurrence, rows};
 
 use crate::adamw::Step;
 use crate::backend::{FusedBackend, FusedRecurrence, MixerBackend};
@@ -184,6 +184,7 @@ impl<B: Host> Attention<B> {
             k: k.view(),
             v: v.view(),
             positions: positions.all(),
+            in_order: positions.is_in_order(),
             window: span.window,
             sinks: span.sinks,
             scale: scale as f32,
@@ -223,6 +224,16 @@ impl<B: Host> MixerBackend for B {
     fn rms_norm(x: FloatTensor<B>, scale: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
         let (x, scale) = (Ordered::<B>::new([x]), Read::<B>::new(scale));
         x.made(rows::rms_norm(&x.rows(0), weight(&scale), eps as f32), 0)
+    }
+
+    fn layer_norm_affine(x: FloatTensor<B>, scale: FloatTensor<B>, bias: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
+        let (x, scale, bias) = (Ordered::<B>::new([x]), Read::<B>::new(scale), Read::<B>::new(bias));
+        x.made(layer_norm::layer_norm(&x.rows(0), [weight(&scale), weight(&bias)], eps as f32), 0)
+    }
+
+    fn gelu_each(x: FloatTensor<B>, approximate: bool) -> FloatTensor<B> {
+        let x = Ordered::<B>::new([x]);
+        x.made(layer_norm::gelu(&x.rows(0), approximate), 0)
     }
 
     fn rotate_half(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {

@@ -3,6 +3,8 @@
 mod json_lines;
 mod names;
 mod phonebook;
+mod retrieval;
+mod rust_docs;
 mod rust_text;
 mod snippet_origin;
 pub mod synthetic;
@@ -11,10 +13,13 @@ mod writer;
 
 use std::sync::Arc;
 
+use dtr_models::Pooling;
 use rand_chacha::ChaCha8Rng;
 
 pub use json_lines::{Answer, FewShot, JsonLines, JsonLinesConfig, Normalise, TooLong};
 pub use phonebook::Phonebook;
+pub use retrieval::{Retrieval, RetrievalConfig};
+pub use rust_docs::rust_docs;
 pub use rust_text::RustText;
 pub use snippet_origin::SnippetOrigin;
 pub use synthetic::Synthetic;
@@ -23,6 +28,7 @@ pub use text::{Text, TextConfig};
 use crate::error::EvalError;
 use crate::generation::Generation;
 use crate::random;
+use crate::retrieval::Measure;
 
 /// Part of a task's data. No file or phonebook is in two of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +70,8 @@ pub enum Metric {
     Label(Vec<u32>),
     /// What is generated, compared with what was expected.
     Generated(Arc<Generation>),
+    /// How far up the right document stands among those of all questions, by an encoder's vectors.
+    Retrieval(Measure, Pooling),
 }
 
 impl Metric {
@@ -79,6 +87,7 @@ impl Metric {
             Self::Choice(Normalise::Characters) => "accuracy by character",
             Self::Choice(Normalise::Bytes) => "accuracy by byte",
             Self::Generated(generation) => generation.metric.name(),
+            Self::Retrieval(measure, _) => measure.name(),
         }
     }
 }
@@ -88,7 +97,7 @@ impl Metric {
 pub struct Example {
     /// The whole sequence, answers included.
     pub tokens: Vec<u32>,
-    /// Indices of the tokens to be predicted from all before them; of a task's example at least one, none of them 0.
+    /// Indices of the tokens to be predicted from all before them; of a decoder's task at least one, none of them 0.
     pub labelled: Vec<usize>,
 }
 
@@ -99,7 +108,8 @@ impl Example {
     }
 }
 
-/// What a model is asked: a prompt with one answer, or with several to choose from.
+/// What a model is asked: a prompt with one answer, or with several to choose from. An encoder is asked for vectors: its first answer is
+/// the query and its second the document, without labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// Name, unlike those of the task's other questions.

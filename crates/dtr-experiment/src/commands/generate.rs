@@ -73,8 +73,15 @@ pub fn generate(model: &Path, compute: Compute, arguments: &GenerateArgs) -> Res
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
             let Self(directory, compute, arguments) = self;
             let (config, model) = checkpoint::load_in::<B::InnerBackend>(directory, compute.dtype.into(), &device)?;
+            if config.is_encoder() {
+                return Err(Error::Encoder { directory: directory.into() });
+            }
             let tokenizer = Tokenizer::load(directory, config.vocabulary)?;
             let prompts = prompts(directory, &tokenizer, arguments)?;
+            let tokens = prompts.iter().map(|prompt| prompt.len() + arguments.max_new_tokens).max().unwrap_or(0);
+            if let Some(limit) = config.position_limit().filter(|&limit| tokens > limit) {
+                return Err(Error::TooManyPositions { tokens, limit });
+            }
             let &GenerateArgs { temperature, top_k, top_p, repetition_penalty, seed, max_new_tokens, .. } = arguments;
             let sampling = Sampling { temperature, top_k, top_p, repetition_penalty, seed }.check()?;
             let sequence = |(row, prompt): (usize, Vec<u32>)| {

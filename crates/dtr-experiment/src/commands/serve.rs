@@ -51,12 +51,18 @@ pub fn serve(model: &Path, compute: Compute, arguments: &ServeArgs) -> Result<()
         fn run<B: TrainBackend>(self, device: B::Device) -> Self::Output {
             let Self(directory, compute, arguments) = self;
             let (config, model) = checkpoint::load_in::<B::InnerBackend>(directory, compute.dtype.into(), &device)?;
+            if config.is_encoder() {
+                return Err(Error::Encoder { directory: directory.into() });
+            }
             let limits = Limits {
                 body_bytes: arguments.max_body_bytes,
                 tokens: arguments.max_tokens.or(config.max_positions).unwrap_or(DEFAULT_TOKENS),
                 batch: arguments.max_batch.into(),
                 queue: arguments.max_queue.into(),
             };
+            if let Some(limit) = config.position_limit().filter(|&limit| limits.tokens > limit) {
+                return Err(Error::TooManyPositions { tokens: limits.tokens, limit });
+            }
             let of_directory = || directory.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
             let name = arguments.name.clone().or_else(of_directory).unwrap_or_else(|| "model".into());
             let served = Served {

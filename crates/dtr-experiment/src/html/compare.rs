@@ -136,7 +136,7 @@ fn of_task(name: &str, runs: &[Compared]) -> Value {
             "tokens of context",
             "decoding, times the parent",
             true,
-            &ratio(|row| row.decode_tokens_per_second),
+            &ratio(|row| row.decode_tokens_per_second.unwrap_or(f64::NAN)),
         ),
         chart(
             "prefill speed of m_opt beside its parent",

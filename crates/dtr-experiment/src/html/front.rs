@@ -1,4 +1,4 @@
-//! Score against cost on the page: decoding time and cache of every layout scored, and the Pareto front.
+//! Score against cost on the page: time of a token and cache of every layout scored, and the Pareto front.
 
 use minijinja::{Value, context};
 
@@ -7,7 +7,7 @@ use crate::events::Event;
 use crate::report::{Point, Report, front};
 use crate::words::{bytes, count, duration, percent};
 
-/// Score against decoding time and against cache, and the corners as a table.
+/// Score against the time of a token and against cache, and the corners as a table.
 pub fn context(name: &str, report: &Report, events: &[Event]) -> Option<Value> {
     let points = front::points(name, report, events);
     let context = points.get(1)?.context;
@@ -42,10 +42,9 @@ pub fn context(name: &str, report: &Report, events: &[Event]) -> Option<Value> {
         let frame = Frame { title: &title, x, y: "score, % (validation)", levels: &[], doublings: false, decades: false };
         Value::from_safe_string(plot(&frame, &all))
     };
-    let charts = [
-        chart("decoding time of a token, ms", |point| 1000.0 * point.decode_seconds),
-        chart("cache, MiB", |point| point.cache_bytes / (1024.0 * 1024.0)),
-    ];
+    let encoder = report.efficiency.iter().any(|row| row.decode_tokens_per_second.is_none());
+    let time = if encoder { "encoding time of a token, ms" } else { "decoding time of a token, ms" };
+    let charts = [chart(time, |point| 1000.0 * point.decode_seconds), chart("cache, MiB", |point| point.cache_bytes / (1024.0 * 1024.0))];
     let mut shown: Vec<&Point> = points.iter().filter(|point| point.front || !point.name.is_empty()).collect();
     shown.sort_by(|a, b| b.validation.total_cmp(&a.validation).then(a.decode_seconds.total_cmp(&b.decode_seconds)));
     let row = |point: &Point| {

@@ -43,7 +43,7 @@ pub fn context(task: &str, report: &Report) -> Value {
     };
     let charts = [
         chart("prefill", "prefill, tokens/s", |row| Some((row.prefill_tokens_per_second, row.prefill_tokens_per_second_range))),
-        chart("decoding", "decoding, tokens/s", |row| Some((row.decode_tokens_per_second, row.decode_tokens_per_second_range))),
+        chart("decoding", "decoding, tokens/s", |row| Some((row.decode_tokens_per_second?, row.decode_tokens_per_second_range))),
         chart("time to first token", "time to first token, s", |row| Some((row.first_token_seconds?, row.first_token_seconds_range))),
         chart("cache", "cache, MiB", |row| Some((row.cache_bytes as f64 / MIB, None))),
         chart("peak memory", "peak memory, MiB", |row| Some((row.peak_bytes? as f64 / MIB, None))),
@@ -99,7 +99,7 @@ fn models<'a>(task: &str, report: &'a Report) -> Vec<Curve<'a>> {
 fn crossovers(task: &str, report: &Report) -> Vec<Value> {
     let sentence = |found: &Crossover| {
         let words = |crossed: Crossing| crossing(crossed, found.contexts);
-        context! { name => found.name(), prefill => words(found.prefill), decode => words(found.decode) }
+        context! { name => found.name(), prefill => words(found.prefill), decode => found.decode.map(words) }
     };
     crossover::distinct(&report.crossovers).filter(|found| found.task == task).map(sentence).collect()
 }
@@ -112,7 +112,7 @@ pub fn gains(task: &str, report: &Report) -> Option<Value> {
     let ratio = |of: fn(&Efficiency) -> f64| of(hybrid) / of(parent);
     Some(context! {
         context => count(hybrid.context as f64),
-        decode => times(ratio(|row| row.decode_tokens_per_second)),
+        decode => parent.decode_tokens_per_second.map(|_| times(ratio(|row| row.decode_tokens_per_second.unwrap_or(f64::NAN)))),
         prefill => times(ratio(|row| row.prefill_tokens_per_second)),
         cache => format!("{:.0} %", 100.0 * ratio(|row| row.cache_bytes as f64)),
         cache_bytes => bytes(hybrid.cache_bytes as f64),
@@ -127,7 +127,7 @@ fn table_row(name: &str, row: &Efficiency) -> Value {
         context => count(row.context as f64),
         prefill => count(row.prefill_tokens_per_second),
         prefill_range => range(row.prefill_tokens_per_second_range, count),
-        decode => count(row.decode_tokens_per_second),
+        decode => row.decode_tokens_per_second.map(count),
         decode_range => range(row.decode_tokens_per_second_range, count),
         first => row.first_token_seconds.map(duration),
         first_range => range(row.first_token_seconds_range, duration),

@@ -28,8 +28,8 @@ pub struct Crossover {
     pub layout: String,
     /// When reading the context.
     pub prefill: Crossing,
-    /// When generating after it.
-    pub decode: Crossing,
+    /// When generating after it; an encoder does not.
+    pub decode: Option<Crossing>,
     /// Shortest and longest context measured of both.
     pub contexts: [usize; 2],
 }
@@ -62,14 +62,17 @@ pub fn all(rows: &[Efficiency]) -> Vec<Crossover> {
         let pairs = pairs(rows, row);
         let ratios = |of: fn(&Efficiency) -> f64| pairs.iter().map(|(parent, hybrid)| (hybrid.context, of(hybrid) / of(parent))).collect();
         let prefill: Vec<(usize, f64)> = ratios(|row| row.prefill_tokens_per_second);
-        let decode: Vec<(usize, f64)> = ratios(|row| row.decode_tokens_per_second);
+        let decode: Vec<(usize, f64)> = pairs
+            .iter()
+            .filter_map(|(parent, hybrid)| Some((hybrid.context, hybrid.decode_tokens_per_second? / parent.decode_tokens_per_second?)))
+            .collect();
         let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else { continue };
         found.push(Crossover {
             task: row.task.clone(),
             model: row.model,
             layout: row.layout.clone(),
             prefill: crossing(&prefill),
-            decode: crossing(&decode),
+            decode: (!decode.is_empty()).then(|| crossing(&decode)),
             contexts: [first.1.context, last.1.context],
         });
     }

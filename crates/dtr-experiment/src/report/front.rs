@@ -19,7 +19,7 @@ pub struct Point {
     pub replaced: usize,
     /// Score on the examples that choose.
     pub validation: f64,
-    /// Seconds to generate a token after `context` tokens.
+    /// Seconds to generate a token after `context` tokens; of an encoder, to read one of as many.
     pub decode_seconds: f64,
     /// Bytes of keys, values and states there.
     pub cache_bytes: f64,
@@ -85,7 +85,7 @@ impl<'a> Costs<'a> {
 
     /// Seconds a token, bytes, and whether they were measured.
     fn of(&self, layout: &str) -> Option<(f64, f64, bool)> {
-        let cost = |row: &Efficiency| (1.0 / row.decode_tokens_per_second, row.cache_bytes as f64);
+        let cost = |row: &Efficiency| (1.0 / row.decode_tokens_per_second.unwrap_or(row.prefill_tokens_per_second), row.cache_bytes as f64);
         if let Some(row) = self.rows.iter().find(|row| row.layout == layout) {
             let (seconds, bytes) = cost(row);
             return Some((seconds, bytes, true));

@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use dtr_distill::{Initialise, Loss, Optimiser};
-use dtr_eval::Format;
 use dtr_eval::task::synthetic::{InContextRecall, Induction, ListOps, Mqar, Needle, SelectiveCopying, VariableTracking};
-use dtr_eval::task::{JsonLinesConfig, TextConfig};
+use dtr_eval::task::{JsonLinesConfig, RetrievalConfig, TextConfig};
+use dtr_eval::{Format, Measure};
 use dtr_search::{Acceptance, Floor, Racing, Signal, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,10 @@ pub(super) struct RawTask {
     pub json_lines: Option<Box<JsonLinesConfig>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<TextConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<Box<RetrievalConfig>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rust_docs: Option<RustDocs>,
 }
 
 /// An operator that competes for each layer.
@@ -214,6 +218,16 @@ pub struct RustText {
     pub separator: String,
     /// Crates that the text is from.
     pub crates: Vec<String>,
+}
+
+/// Find the rest of an item's documentation by its name and first paragraph: for encoders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RustDocs {
+    /// Crates that the items are from.
+    pub crates: Vec<String>,
+    /// How the rank of the right document is judged.
+    pub measure: Measure,
 }
 
 /// Which hybrids are built, and what they must keep.

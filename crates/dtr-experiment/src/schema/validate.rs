@@ -7,7 +7,7 @@ use std::{
 };
 
 use dtr_distill::Loss;
-use dtr_eval::{Format, task::Synthetic};
+use dtr_eval::{Format, Measure, task::Synthetic};
 use dtr_search::{Acceptance, Racing, Signal};
 
 use super::{
@@ -170,6 +170,8 @@ impl Checker<'_> {
             raw.rust_text.map(TaskKind::RustText),
             raw.json_lines.map(TaskKind::JsonLines),
             raw.text.map(TaskKind::Text),
+            raw.retrieval.map(TaskKind::Retrieval),
+            raw.rust_docs.map(TaskKind::RustDocs),
             raw.mqar.map(Synthetic::Mqar).map(TaskKind::Synthetic),
             raw.in_context_recall.map(Synthetic::InContextRecall).map(TaskKind::Synthetic),
             raw.induction.map(Synthetic::Induction).map(TaskKind::Synthetic),
@@ -183,7 +185,7 @@ impl Checker<'_> {
             kinds.len() == 1,
             &task,
             "a task with one of the keys phonebook, snippet-origin, rust-text, json-lines, text, mqar, in-context-recall, induction, \
-             selective-copying, needle, variable-tracking, list-ops",
+             selective-copying, needle, variable-tracking, list-ops, retrieval, rust-docs",
             &format_args!("{} of them", kinds.len()),
             "keep the key of one kind; make a task of each further one",
         )?;
@@ -225,12 +227,25 @@ impl Checker<'_> {
                 self.0.invalid(&key, wrong.expected, wrong.found, wrong.remedy.to_owned())
             })?,
             TaskKind::JsonLines(config) => self.json_lines(&["tasks", name, of_kind], config, directory)?,
+            TaskKind::Retrieval(config) => {
+                self.splits(&["tasks", name, of_kind, "files"], &mut config.files, directory)?;
+                self.measure(&key("measure"), config.measure)?;
+            }
+            TaskKind::RustDocs(docs) => {
+                self.not_empty(&key("crates"), docs.crates.is_empty(), "at least one crate")?;
+                self.unique(&key("crates"), docs.crates.iter().map(String::as_str))?;
+                self.measure(&key("measure"), docs.measure)?;
+            }
             TaskKind::Text(config) => {
                 self.splits(&["tasks", name, of_kind, "files"], &mut config.files, directory)?;
                 self.positive(&key("length"), config.length)?;
             }
         }
         Ok(Task { validation: raw.validation, test: raw.test, kind })
+    }
+
+    fn measure(&self, key: &[&str], measure: Measure) -> Result<(), Error> {
+        if let Measure::Hit(best) = measure { self.positive(key, best) } else { Ok(()) }
     }
 
     /// Makes a path relative to `directory` canonical.
@@ -352,6 +367,16 @@ impl Checker<'_> {
             self.known(&["search", "tasks", &index.to_string()], task, tasks)?;
             self.positive(&["tasks", task, "validation"], tasks[task].validation)?;
             self.positive(&["tasks", task, "test"], tasks[task].test)?;
+        }
+        let pooled = search.tasks.iter().find(|name| tasks[*name].kind.is_for_encoders());
+        if let Some(name) = pooled {
+            self.require(
+                search.racing == Racing::Off,
+                &["search", "racing"],
+                "`off` where documents are looked for among those of all examples",
+                &format_args!("racing, with task `{name}`"),
+                "write racing = \"off\"",
+            )?;
         }
         let key = |last| ["search", last];
         let inside = |number: f64| number > 0.0 && number < 1.0;

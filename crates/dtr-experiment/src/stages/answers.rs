@@ -27,6 +27,10 @@ pub(super) fn differing<B: MixerBackend>(
     device: &B::Device,
 ) -> Result<Vec<Answer>, Error> {
     let mut found = Vec::new();
+    // What an encoder finds is a place among vectors, no text.
+    if parent.is_encoder() {
+        return Ok(found);
+    }
     for example in furthest(parent_scores, hybrid_scores) {
         let Example { tokens, labelled, .. } = &examples[example];
         let said = [parent, hybrid].map(|model| predictions(model, tokens, labelled, device));

@@ -283,7 +283,7 @@ pub struct Distilled {
 /// The first thing that goes wrong; what was trained until then is kept and found again.
 pub fn distill<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<Vec<Distilled>, Error> {
     let parent = super::prepare::parent::<B::InnerBackend>(experiment, device)?;
-    let texts = super::prepare::texts(experiment, &parent.reader, parent.config.vocabulary)?;
+    let texts = super::prepare::texts(experiment, &parent.reader, &parent.config)?;
     let (operators, progress) = (super::prepare::operators(experiment), terminal::Progress::new(options.quiet));
     let making = Making::<B> { experiment, parent: &parent, texts: &texts, operators: &operators, runs: &options.runs, progress, device };
     let shelves = making.shelves(&mut |_| Ok(()))?;
@@ -353,7 +353,13 @@ pub(super) fn batch(experiment: &Experiment, texts: &Texts, purpose: &str) -> Re
             place < 0.0
         });
         let name = chosen.or(distill.mixture.last_key_value()).map(|(name, _)| name).expect("a mixture names a text");
-        let found = row(texts.documents(name), distill.length, &mut random)?;
+        let documents = texts.documents(name);
+        let found = if texts.encoder {
+            // One text at a time, as an encoder reads it.
+            documents.document(distill.length, &mut random)?
+        } else {
+            row(documents, distill.length, &mut random)?
+        };
         let mut row = Row::plain(found.tokens);
         // What is seen one place earlier predicts an answer.
         for at in found.labelled.into_iter().filter(|&at| at > 0) {

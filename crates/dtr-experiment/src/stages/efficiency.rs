@@ -23,7 +23,7 @@ const WARM: usize = 64;
 #[derive(Clone, Serialize, Deserialize)]
 struct Speed {
     prefill_seconds: Vec<f64>,
-    /// For all tokens generated.
+    /// For all tokens generated; none of an encoder.
     decode_seconds: Vec<f64>,
     cache_bytes: usize,
     /// Most bytes held at once beside the weights; `None` where the device has memory of its own.
@@ -144,7 +144,7 @@ impl Run<'_> {
         let speed = |((samples, working_bytes), model): ((Vec<Sample>, _), &&Decoder<B>)| Speed {
             cache_bytes: samples[0].cache_bytes,
             prefill_seconds: samples.iter().map(|sample| sample.prefill_seconds).collect(),
-            decode_seconds: samples.iter().map(|sample| sample.decode_seconds).collect(),
+            decode_seconds: samples.iter().filter_map(|sample| sample.decode_seconds).collect(),
             working_bytes,
             weight_bytes: model.num_params() * std::mem::size_of::<f32>(),
         };
@@ -163,7 +163,7 @@ fn row(task: String, model: Model, layout: &Layout, context: usize, decoded: usi
         prefill_tokens_per_second_range: range(&prefill),
         prefill_tokens_per_second: median(prefill),
         decode_tokens_per_second_range: range(&decode),
-        decode_tokens_per_second: median(decode),
+        decode_tokens_per_second: (!decode.is_empty()).then(|| median(decode)),
         first_token_seconds: Some(median(speed.prefill_seconds.clone())),
         first_token_seconds_range: range(&speed.prefill_seconds),
         peak_bytes: speed.working_bytes.map(|bytes| bytes + speed.weight_bytes),

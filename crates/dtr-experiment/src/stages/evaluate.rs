@@ -129,7 +129,7 @@ fn answers<B: MixerBackend>(
     let mut lines = store.map_or(Ok(Vec::new()), |store| store.lines(questions))?;
     let bar = terminal::Progress::new(quiet).stage(name, questions.iter().map(Question::tokens).sum::<usize>() as u64, "tokens");
     let mut stored = Instant::now();
-    for part in parts(questions) {
+    for part in parts(questions, metric) {
         let some = &questions[part.clone()];
         if part.end > lines.len() {
             lines.truncate(part.start);
@@ -166,7 +166,8 @@ fn summary(questions: &[Question], lines: &[Line]) -> Evaluated {
     let mean = |of: fn(&Line) -> f32| lines.iter().map(|line| f64::from(of(line))).sum::<f64>() / count;
     let score = mean(|line| line.score);
     let variance = lines.iter().map(|line| (f64::from(line.score) - score).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    let labelled = |question: &Question| question.example().labelled.len() as f64;
+    // A document that is looked for is one choice.
+    let labelled = |question: &Question| question.example().labelled.len().max(1) as f64;
     let nats: f64 = questions.iter().zip(lines).map(|(question, line)| labelled(question) * f64::from(line.loss)).sum();
     let tokens: f64 = questions.iter().map(labelled).sum();
     Evaluated {

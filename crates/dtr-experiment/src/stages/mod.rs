@@ -5,6 +5,7 @@ mod distill;
 mod efficiency;
 mod evaluate;
 mod export;
+mod fits;
 mod objective;
 mod plan;
 mod prepare;
@@ -105,7 +106,7 @@ impl<B: Backend> Found<B> {
 pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<(PathBuf, Report), Error> {
     let began = Instant::now();
     let parent = prepare::parent::<B::InnerBackend>(experiment, device)?;
-    let texts = prepare::texts(experiment, &parent.reader, parent.config.vocabulary)?;
+    let texts = prepare::texts(experiment, &parent.reader, &parent.config)?;
     let directory = RunDir::open(&options.runs, experiment)?;
     let (mut log, _) = EventLog::open(directory.events())?;
     log.listen(page(directory.report_html(), options.command.clone()));
@@ -188,6 +189,8 @@ struct Texts {
     tasks: BTreeMap<String, Box<dyn Task>>,
     /// Each with what stands for its content in keys.
     corpora: BTreeMap<String, (Files, String)>,
+    /// Whether they are for an encoder, a text at a time.
+    encoder: bool,
 }
 
 impl Texts {

@@ -62,8 +62,9 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         let count = if split == Split::Test { sizes.test } else { sizes.validation };
         let questions = task.questions(name, split, count);
         let examples: Vec<&dtr_eval::Example> = questions.iter().map(dtr_eval::Question::example).collect();
+        let labels = examples.first().is_some_and(|example| !example.labelled.is_empty());
         let answer = |example: &dtr_eval::Example| -> Vec<u32> { example.labelled.iter().map(|&at| example.tokens[at]).collect() };
-        if examples.len() > 1 && examples.windows(2).all(|pair| answer(pair[0]) == answer(pair[1])) {
+        if labels && examples.len() > 1 && examples.windows(2).all(|pair| answer(pair[0]) == answer(pair[1])) {
             return Err(Error::OneAnswer { task: name.into(), split: split.name(), examples: examples.len() });
         }
         let base = Layout::parent(parent.config.layers());
@@ -157,7 +158,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         let samples: Vec<_> = (0..settings.repetitions).map(|_| sample()).collect();
         let of = samples.iter().map(|sample| match goal {
             Goal::PrefillSeconds(_) => sample.prefill_seconds,
-            Goal::DecodeSeconds(_) => sample.decode_seconds / settings.decode_tokens as f64,
+            Goal::DecodeSeconds(_) => sample.decode_seconds.unwrap_or(0.0) / settings.decode_tokens as f64,
             _ => sample.cache_bytes as f64,
         });
         median(of.collect())

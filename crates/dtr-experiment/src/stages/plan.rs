@@ -8,8 +8,10 @@ use burn::tensor::Distribution;
 use dtr_attention::MixerBackend;
 use dtr_eval::{Question, Reader, Split};
 use dtr_models::checkpoint::{self, TOKENIZER};
+use dtr_models::config::Head;
 use dtr_models::{DecoderConfig, MixerConfig};
 
+use super::fits;
 use super::prepare::{letter, operators, require_parent, texts};
 use crate::error::Error;
 use crate::hub::{self, Wanted};
@@ -102,6 +104,7 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
     let directory = hub::directory(experiment.parent(), Wanted::Configuration)?;
     let config = checkpoint::load_config(&directory)?;
     require_parent(&directory, &config)?;
+    fits::check(experiment, &config)?;
     let has_weights = checkpoint::has_weights(&directory);
     if has_weights {
         checkpoint::check::<B>(&directory, device)?;
@@ -137,7 +140,7 @@ struct Asked {
 }
 
 fn questions(experiment: &Experiment, reader: &Reader, config: &DecoderConfig) -> Result<Vec<Asked>, Error> {
-    let texts = texts(experiment, reader, config.vocabulary)?;
+    let texts = texts(experiment, reader, config)?;
     let asked = |name: &String| {
         let task = &experiment.tasks()[name];
         let tokens = |split, count| texts.tasks[name].questions(name, split, count).iter().map(Question::tokens).sum();
@@ -181,7 +184,7 @@ impl Shapes {
             heads: attention.heads * attention.head_dim,
             key_values: 2 * attention.kv_heads * attention.head_dim,
             parameters: checkpoint::parameters::<B, _>(&dtr_models::Decoder::<B>::new(config, device)),
-            embeddings: config.vocabulary * attention.hidden * if config.tied { 1 } else { 2 },
+            embeddings: config.vocabulary * attention.hidden * if config.head == Head::Own { 2 } else { 1 },
             students: operators(experiment).iter().map(|operator| layers * student(operator)).sum(),
             tokens: super::distill::steps(experiment) * distill.accumulate * distill.rows * distill.length,
             evaluations: experiment.search().strategy.layouts(layers, experiment.operators().len()),

@@ -7,14 +7,14 @@ use burn::module::Module;
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
 use dtr_eval::corpus::Sources;
-use dtr_eval::task::{JsonLines, Phonebook, RustText, SnippetOrigin, Text};
+use dtr_eval::task::{JsonLines, Phonebook, Retrieval, RustText, SnippetOrigin, Text, rust_docs};
 use dtr_eval::{EvalError, Files, Reader, Split, random};
 use dtr_models::layers::cast;
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig, checkpoint};
 use dtr_search::{Layout, Operator};
 use sha2::{Digest, Sha256};
 
-use super::Texts;
+use super::{Texts, fits};
 use crate::error::Error;
 use crate::hub::{self, Wanted};
 use crate::schema::{self, Experiment, TaskKind, key};
@@ -60,6 +60,7 @@ pub(super) fn parent<B: MixerBackend>(experiment: &Experiment, device: &B::Devic
     let directory = hub::directory(experiment.parent(), Wanted::Everything)?;
     let (config, model) = checkpoint::load_in::<B>(&directory, experiment.compute().dtype.into(), device)?;
     require_parent(&directory, &config)?;
+    fits::check(experiment, &config)?;
     let reader = Reader::load(&directory, &config)?;
     let identity = identity(&directory)?;
     Ok(Parent { config, model, reader, directory, identity })
@@ -109,7 +110,7 @@ fn content(path: &Path) -> Result<[u8; 32], Error> {
 }
 
 /// Tasks and corpora.
-pub(super) fn texts(experiment: &Experiment, reader: &Reader, vocabulary: usize) -> Result<Texts, Error> {
+pub(super) fn texts(experiment: &Experiment, reader: &Reader, config: &DecoderConfig) -> Result<Texts, Error> {
     let tasks = tasks(experiment.tasks(), reader)?;
     // A task without a training split cannot be distilled on.
     for task in experiment.distill().mixture.keys().filter_map(|name| tasks.get(name)) {
@@ -118,12 +119,12 @@ pub(super) fn texts(experiment: &Experiment, reader: &Reader, vocabulary: usize)
     let batch = experiment.distill().rows * experiment.distill().length;
     let mut corpora = BTreeMap::new();
     for (name, corpus) in experiment.corpora() {
-        let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, reader.tokenizer(), vocabulary)?;
+        let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, reader.tokenizer(), config.vocabulary)?;
         files.require(batch)?;
         let contents = corpus.files.iter().map(|file| content(file)).collect::<Result<Vec<_>, _>>()?;
         corpora.insert(name.clone(), (files, key(&(&corpus.format, &corpus.separator, contents))));
     }
-    Ok(Texts { tasks, corpora })
+    Ok(Texts { tasks, corpora, encoder: config.is_encoder() })
 }
 
 /// Tasks over the tokens of one model.
@@ -138,6 +139,9 @@ pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> 
             Ok(sources.clone().expect("just located"))
         };
         let wanted = [(Split::Validation, task.validation), (Split::Test, task.test)];
+        if reader.is_encoder() && !task.kind.is_for_encoders() {
+            return Err(EvalError::OnlyEncoder { what: format!("task \"{name}\"") }.into());
+        }
         let made: Box<dyn dtr_eval::Task> = match &task.kind {
             TaskKind::Phonebook(book) => Box::new(Phonebook::new(tokenizer, book.entries, &book.start, &book.question)?),
             TaskKind::SnippetOrigin(snippet) => {
@@ -149,7 +153,16 @@ pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> 
             }
             TaskKind::JsonLines(config) => Box::new(JsonLines::open(name, config, &wanted, reader)?),
             TaskKind::Text(config) => Box::new(Text::open(name, config, &wanted, reader)?),
+            TaskKind::Retrieval(config) => Box::new(Retrieval::open(name, config, &wanted, reader)?),
+            TaskKind::RustDocs(docs) => Box::new(rust_docs(name, (&sources()?, &docs.crates), docs.measure, &wanted, reader)?),
         };
+        if let Some(available) = reader.position_limit() {
+            let questions = wanted.iter().flat_map(|&(split, count)| made.questions(name, split, count));
+            let longest = questions.flat_map(|question| question.answers).map(|answer| answer.tokens.len()).max().unwrap_or(0);
+            if longest > available {
+                return Err(EvalError::ContextTooLong { what: format!("task \"{name}\""), wanted: longest, available }.into());
+            }
+        }
         all.insert(name.clone(), made);
     }
     Ok(all)

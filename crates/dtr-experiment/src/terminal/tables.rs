@@ -37,8 +37,12 @@ pub fn summary(report: &Report) -> String {
 /// From where a hybrid is faster than its parent.
 fn faster(found: &Crossover) -> String {
     let Crossover { task, prefill, decode, contexts, .. } = found;
-    let [prefill, decode] = [prefill, decode].map(|found| crossing(*found, *contexts));
-    format!("\n{task}: {} is faster than the parent in decoding {decode}; in prefill {prefill}.", found.name())
+    let words = |found| crossing(found, *contexts);
+    let (name, prefill) = (found.name(), words(*prefill));
+    match decode.map(words) {
+        Some(decode) => format!("\n{task}: {name} is faster than the parent in decoding {decode}; in prefill {prefill}."),
+        None => format!("\n{task}: {name} is faster than the parent in encoding {prefill}; an encoder generates nothing."),
+    }
 }
 
 /// Several runs side by side, task by task.
@@ -218,7 +222,7 @@ fn efficiency_table(report: &Report) -> Table {
             Cell::new(model.name()),
             Cell::new(context),
             Cell::new(format!("{prefill_tokens_per_second:.0}")),
-            Cell::new(format!("{decode_tokens_per_second:.1}")),
+            Cell::new(decode_tokens_per_second.map_or_else(|| "–".to_owned(), |speed| format!("{speed:.1}"))),
             Cell::new(row.first_token_seconds.map_or_else(|| "–".to_owned(), duration)),
             Cell::new(row.peak_bytes.map_or_else(|| "–".to_owned(), |count| bytes(count as f64))),
             Cell::new(bytes(row.cache_bytes as f64)),

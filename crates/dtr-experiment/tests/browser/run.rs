@@ -180,7 +180,7 @@ fn measured(events: &mut Vec<Event>, task: &str, layers: usize) {
                 layout: layout.clone(),
                 prefill_tokens_per_second: prefill,
                 prefill_tokens_per_second_range: range(prefill),
-                decode_tokens_per_second: decode,
+                decode_tokens_per_second: Some(decode),
                 decode_tokens_per_second_range: range(decode),
                 first_token_seconds: Some(context as f64 / prefill),
                 first_token_seconds_range: range(context as f64 / prefill),

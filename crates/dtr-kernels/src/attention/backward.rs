@@ -1,4 +1,4 @@
-//! Backward pass of causal attention: the weights are recomputed block by block, `P = exp(score - sum)`.
+//! Backward pass of attention: the weights are recomputed block by block, `P = exp(score - sum)`.
 //!
 //! With `O` the output: `dV = P^T dO`, `dS = P * (dO V^T - rowsum(dO * O))`, `dQ = scale dS K`,
 //! `dK = scale dS^T Q`.

@@ -1,4 +1,4 @@
-//! Causal softmax attention with an online softmax: never more than one block of scores.
+//! Softmax attention with an online softmax: never more than one block of scores.
 
 mod backward;
 mod tile;
@@ -30,6 +30,8 @@ pub struct Inputs<'a> {
     pub v: View<'a, 4>,
     /// Position of each of the `Tk` tokens, row by row of the batch, or one row for all. Padding stands behind every token.
     pub positions: &'a [i32],
+    /// Whether no query sees a key in a later column. If not, all columns are looked at.
+    pub in_order: bool,
     /// A query sees so many latest positions, its own among them.
     pub window: Option<usize>,
     /// And so many first ones.
@@ -117,10 +119,10 @@ impl<'a> Prepared<'a> {
         [self.inputs.k, self.inputs.v].map(|view| Keys { view, batch, head })
     }
 
-    /// Number of keys that stand no later than query `query`.
+    /// Number of first columns that hold all keys which query `query` sees.
     #[inline(always)]
     fn reach(&self, query: usize) -> usize {
-        self.dims.keys - self.dims.queries + query + 1
+        if self.inputs.in_order { self.dims.keys - self.dims.queries + query + 1 } else { self.dims.keys }
     }
 
     /// Positions of the keys of one row of the batch.
@@ -372,7 +374,7 @@ impl Kernel for One<'_> {
         let query = inputs.inputs.q.row(place.batch, place.head, place.first);
         let reach = inputs.reach(place.first);
         let positions = inputs.keys(place.batch);
-        let position = positions[reach - 1];
+        let position = positions[inputs.dims.keys - inputs.dims.queries + place.first];
         let (mut highest, mut total) = (LOWEST, 0.0);
         let mut weights = [0.0_f32; KEYS];
         for first in (0..reach).step_by(KEYS) {

@@ -2,7 +2,7 @@
 
 mod atomic;
 mod fit;
-mod names;
+pub(crate) mod names;
 mod numbers;
 mod raw;
 mod read;
@@ -16,7 +16,7 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use serde_json::Value;
 
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, Head};
 use crate::decoder::Decoder;
 use crate::error::CheckpointError;
 
@@ -26,7 +26,7 @@ pub(crate) use raw::{Raw, read_raw, write_raw};
 pub use read::load_module;
 pub use source::{Stored, has_weights, shards, stored};
 pub use tensors::{HostTensor, Tensors};
-pub use write::{save_module, tensors};
+pub use write::save_module;
 
 /// What a model is.
 pub const CONFIGURATION: &str = "config.json";
@@ -39,8 +39,18 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// Weights that only a program can read which runs what stands in them.
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// Files that travel unchanged from a parent to what is made of it.
-pub const COMPANIONS: [&str; 5] =
-    [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja"];
+pub const COMPANIONS: [&str; 10] = [
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+];
 
 /// Reads the configuration of the model in `directory`.
 ///
@@ -81,7 +91,8 @@ fn read_model<B: Backend>(
 ) -> Result<(DecoderConfig, Decoder<B>), CheckpointError> {
     let config = load_config(directory)?;
     let (stock, shown) = source::of_model(directory)?;
-    let model = read::load(Decoder::new(&config, device), stock, &shown, |name| ignored(&config, name), dtype, device)?;
+    let model = Decoder::new(&config, device);
+    let model = read::load(model, config.naming, stock, &shown, |name| ignored(&config, name), dtype, device)?;
     Ok((config, model))
 }
 
@@ -92,12 +103,17 @@ fn read_model<B: Backend>(
 pub fn check<B: Backend>(directory: &Path, device: &B::Device) -> Result<(), CheckpointError> {
     let config = load_config(directory)?;
     let (stock, shown) = source::of_model(directory)?;
-    fit::require(&Decoder::<B>::new(&config, device), &stock, &shown, |name| ignored(&config, name))
+    fit::require(&Decoder::<B>::new(&config, device), config.naming, &stock, &shown, |name| ignored(&config, name))
 }
 
 /// Tensors that some files hold and no model needs.
 fn ignored(config: &DecoderConfig, name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight")
+    config.naming.ignores(name) || (config.head == Head::Tied && name == "lm_head.weight")
+}
+
+/// The weights of `model` in host memory, under their names in files.
+pub fn tensors<B: Backend>(config: &DecoderConfig, model: &Decoder<B>) -> Tensors {
+    write::tensors(model, config.naming)
 }
 
 /// Writes `model` into `directory`, with the companions (tokenizer and the like) of the model in `parent`.
@@ -105,7 +121,7 @@ fn ignored(config: &DecoderConfig, name: &str) -> bool {
 /// # Errors
 /// If a file cannot be read or written.
 pub fn save<B: Backend>(directory: &Path, config: &DecoderConfig, model: &Decoder<B>, parent: &Path) -> Result<(), CheckpointError> {
-    write_directory(directory, &config.to_json(), &tensors(model), parent)
+    write_directory(directory, &config.to_json(), &tensors(config, model), parent)
 }
 
 /// Writes a directory of this configuration and these weights, with the companions of the model in `parent`.
@@ -115,7 +131,10 @@ pub(crate) fn write_directory(directory: &Path, config: &Value, weights: &Tensor
         let path = parent.join(name);
         if path.exists() {
             let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { action: "read", path, source })?;
-            atomic::write(&directory.join(name), &bytes)?;
+            let target = directory.join(name);
+            let folder = target.parent().unwrap_or(directory);
+            std::fs::create_dir_all(folder).map_err(|source| CheckpointError::Io { action: "create", path: folder.into(), source })?;
+            atomic::write(&target, &bytes)?;
         }
     }
     write::write(&directory.join(WEIGHTS), weights)?;

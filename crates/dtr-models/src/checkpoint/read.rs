@@ -10,9 +10,10 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dtr_attention::precision::like;
 
+use super::fit;
+use super::names::{self, Naming};
 use super::numbers::{Layout, Number, read_numbers};
 use super::source::{self, Stock, Stored};
-use super::{fit, names};
 use crate::error::CheckpointError;
 
 /// Fills `module` from one file that holds exactly its parameters.
@@ -20,20 +21,21 @@ use crate::error::CheckpointError;
 /// # Errors
 /// If the file is damaged or holds other tensors.
 pub fn load_module<B: Backend, M: Module<B>>(module: M, path: &Path, device: &B::Device) -> Result<M, CheckpointError> {
-    load(module, source::of_file(path)?, path, |_| false, None, device)
+    load(module, &Naming::LLAMA, source::of_file(path)?, path, |_| false, None, device)
 }
 
 /// Fills `module` from `stock`, in the element type `dtype` if that is asked for; tensors that `ignored` knows may be left over.
 pub(super) fn load<B: Backend, M: Module<B>>(
     module: M,
+    naming: &'static Naming,
     stock: Stock,
     shown: &Path,
     ignored: impl Fn(&str) -> bool,
     dtype: Option<FloatDType>,
     device: &B::Device,
 ) -> Result<M, CheckpointError> {
-    fit::require(&module, &stock, shown, ignored)?;
-    let mut loader = Loader::<B> { stock, path: names::Path::default(), open: None, failed: None, dtype, device };
+    fit::require(&module, naming, &stock, shown, ignored)?;
+    let mut loader = Loader::<B> { stock, path: names::Path::new(naming), open: None, failed: None, dtype, device };
     let module = module.map(&mut loader);
     loader.failed.map_or(Ok(module), Err)
 }
@@ -51,7 +53,7 @@ struct Loader<'a, B: Backend> {
 
 impl<B: Backend> Loader<'_, B> {
     fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Result<Tensor<B, D>, CheckpointError> {
-        let stored = self.stock.get(&self.path.name()).cloned().expect("all that is needed is there");
+        let stored = self.path.names().iter().find_map(|name| self.stock.get(name)).cloned().expect("all that is needed is there");
         let number = Number::of(stored.dtype).expect("a type that weights are read from");
         let (rows, columns) = (stored.shape[0], stored.shape[1..].iter().product());
         let layout = if self.path.is_transposed() { Layout::Transposed } else { Layout::AsStored };
@@ -59,6 +61,14 @@ impl<B: Backend> Loader<'_, B> {
             .file(&stored)
             .and_then(|file| read_numbers(file, number, [rows, columns], layout))
             .map_err(|source| CheckpointError::Io { action: "read", path: stored.file.to_path_buf(), source })?;
+        // Of a tensor that holds several side by side, the columns of this one.
+        let (part, parts) = self.path.part();
+        let width = shape[D - 1];
+        let numbers = if parts == 1 {
+            numbers
+        } else {
+            numbers.chunks(parts * width).flat_map(|row| &row[part * width..(part + 1) * width]).copied().collect()
+        };
         let tensor = Tensor::from_data(TensorData::new(numbers, shape), self.device);
         Ok(match self.dtype {
             Some(dtype) => like(tensor, dtype.into()),

@@ -18,7 +18,7 @@ pub(super) fn check(config: &DecoderConfig) -> Result<(), Refusal> {
             Some(format!("attention there has no norm of query and key heads; {} normalises them", config.model_type))
         }
         MixerConfig::Softmax { .. } if attention.output_bias => Some("the output projection there has no bias; it would be lost".into()),
-        MixerConfig::Softmax { .. } if config.rope.scaling != RopeScaling::Default => {
+        MixerConfig::Softmax { .. } if config.rope().is_some_and(|rope| rope.scaling != RopeScaling::Default) => {
             Some("rotary positions there are not scaled; the scaling for long contexts would be lost".into())
         }
         MixerConfig::Softmax { .. } if attention.heads * attention.head_dim != attention.hidden => Some(format!(
@@ -32,6 +32,7 @@ pub(super) fn check(config: &DecoderConfig) -> Result<(), Refusal> {
         MixerConfig::GatedDelta { rotary: true, .. } => {
             Some("linear layers there know no positions; the rotation of queries and keys would be lost".into())
         }
+        MixerConfig::GatedDelta { .. } if attention.output_bias => Some("the output projection there has no bias; it would be lost".into()),
         MixerConfig::Softmax { .. } | MixerConfig::GatedDelta { rotary: false, .. } => None,
         MixerConfig::Hedgehog {} | MixerConfig::Mamba2 { .. } | MixerConfig::LinearMap {} => {
             Some("linear layers there are gated delta rules, which this is no case of".into())
@@ -74,7 +75,7 @@ pub(super) fn convert(config: &DecoderConfig, weights: Tensors) -> (Value, Tenso
             "num_kv_heads": attention.kv_heads,
             "qkv_bias": attention.qkv_bias,
             "window_size": softmax_layers(config).next().and_then(|(_, window)| window),
-            "rope_theta": config.rope.theta,
+            "rope_theta": config.rope().map(|rope| rope.theta),
         })
     });
     let json = published(

@@ -22,7 +22,7 @@ use serde_json::Value;
 pub use error::{ExportError, Refusal};
 
 use crate::checkpoint::{self, Tensors};
-use crate::config::DecoderConfig;
+use crate::config::{DecoderConfig, Head};
 use crate::error::CheckpointError;
 
 /// What a stock runtime knows how to load.
@@ -125,7 +125,7 @@ pub fn export<B: Backend>(directory: &Path, format: Format, output: &Path, devic
     let config = checkpoint::load_config(directory)?;
     format.check(&config).map_err(|refusal| ExportError::Refused { format, refusal })?;
     vacant(output)?;
-    let weights = checkpoint::tensors(&checkpoint::load::<B>(directory, device)?.1);
+    let weights = checkpoint::tensors(&config, &checkpoint::load::<B>(directory, device)?.1);
     let (json, weights) = format.convert(&config, weights);
     checkpoint::write_directory(output, &json, &weights, directory).map_err(|error| {
         // Nothing stood there before; the first error is the one to tell of.
@@ -148,7 +148,7 @@ fn vacant(path: &Path) -> Result<(), ExportError> {
 
 /// The `config.json` of a format: what every family calls the same, from the parent's own, and the rest from `more`.
 fn published(config: &DecoderConfig, more: Value) -> Value {
-    let DecoderConfig { vocabulary, intermediate, tied, ref attention, max_positions, .. } = *config;
+    let DecoderConfig { vocabulary, intermediate, head, ref attention, max_positions, .. } = *config;
     let parent = config.parent_json();
     let mut json = serde_json::json!({
         "vocab_size": vocabulary,
@@ -156,7 +156,7 @@ fn published(config: &DecoderConfig, more: Value) -> Value {
         "intermediate_size": intermediate,
         "num_hidden_layers": config.layers(),
         "hidden_act": "silu",
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": head == Head::Tied,
         "dtype": "float32",
         "use_cache": true,
     });

@@ -19,6 +19,7 @@ pub struct Attention<B: Backend> {
     pub projections: Projections<B>,
     #[module(skip)]
     span: Span,
+    causal: bool,
 }
 
 /// Keys and values of tokens read so far, grouped heads, and where they stand.
@@ -146,7 +147,7 @@ fn gather<B: Backend>(x: Tensor<B, 4>, columns: &[Vec<usize>]) -> Tensor<B, 4> {
 impl<B: Backend> Attention<B> {
     /// Attention without weights of its own yet.
     pub fn new(shape: &AttentionShape, span: Span, device: &B::Device) -> Self {
-        Self { projections: Projections::new(shape, device), span }
+        Self { projections: Projections::new(shape, device), span, causal: shape.causal }
     }
 
     /// Shape of the keys, and of the values, of `length` tokens.
@@ -162,9 +163,13 @@ impl<B: MixerBackend> Attention<B> {
         (project(&self.projections.o_proj, features), state)
     }
 
-    /// What enters the output projection, `[B, T, H * V]`, and the next state.
+    /// What enters the output projection, `[B, T, H * V]`, and the next state; an encoder keeps none.
     pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: KeyValues<B>) -> (Tensor<B, 3>, KeyValues<B>) {
-        let Projected { q, k, v } = self.projections.split(x, &context.rotary);
+        let Projected { q, k, v } = self.projections.split(x, context.rotary.as_ref());
+        if !self.causal {
+            let heads = softmax::attend(q, k, v, &context.positions.at_once(), self.span, self.projections.scale());
+            return (merge_heads(heads), state);
+        }
         let cache = state.append(k, v, &context.positions);
         let (k, v) = cache.used();
         let heads = softmax::attend(q, k, v, &cache.positions, self.span, self.projections.scale());
@@ -173,9 +178,13 @@ impl<B: MixerBackend> Attention<B> {
 
     /// Attention weights over a whole sequence, `[B, H, T, T]`.
     pub fn weights(&self, x: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 4> {
-        let device = x.device();
-        let Projected { q, k, .. } = self.projections.split(x, &context.rotary);
-        let hidden = context.positions.hidden(&context.positions, self.span, &device);
-        softmax::weights(q, repeat_heads(k, self.projections.heads()), hidden, self.projections.scale())
+        let Projected { q, k, .. } = self.projections.split(x, context.rotary.as_ref());
+        softmax::weights(q, repeat_heads(k, self.projections.heads()), self.hidden(context), self.projections.scale())
+    }
+
+    /// Which keys of a whole sequence its queries do not see, `[B or 1, 1, T, T]`.
+    pub fn hidden(&self, context: &Context<B>) -> Tensor<B, 4, Bool> {
+        let positions = if self.causal { context.positions.clone() } else { context.positions.at_once() };
+        positions.hidden(&positions, self.span, &self.projections.q_proj.weight.device())
     }
 }

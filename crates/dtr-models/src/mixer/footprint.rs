@@ -25,7 +25,7 @@ impl MixerConfig {
         let state: MixerState<B> = mixer.empty_state(1);
         let empty = state.bytes();
         let positions = Positions::range(0, 1);
-        let rotary = config.rope.tables(config.attention.head_dim, &positions, device);
+        let rotary = config.rope().map(|rope| rope.tables(config.attention.head_dim, &positions, device));
         let token = Tensor::zeros([1, 1, config.attention.hidden], device);
         let (_, state) = mixer.forward(token, &Context { positions, rotary, tokens: None }, state);
         let most_tokens = match *self {

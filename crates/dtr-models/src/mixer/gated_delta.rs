@@ -2,6 +2,8 @@
 //!
 //! `[q, k, v] = silu(conv(W_qkv x))`; `q, k` to unit length, `q` times `D^-1/2`; `beta = sigmoid(W_b x)`;
 //! `g = -exp(A_log) softplus(W_a x + dt_bias)`; `q, k` turned by position, if asked for; delta rule; `y = W_o (norm(o) * silu(W_z x))`, the norm by head.
+//!
+//! In an encoder the same is read from both ends, convolution included, and what both ends make of a token is added in front of the norm.
 
 use burn::module::{Initializer, Param};
 use burn::nn::Linear;
@@ -16,6 +18,7 @@ use super::recurrent::{RecurrentState, ShortConvolution, masked};
 use crate::config::AttentionShape;
 use crate::decoder::Context;
 use crate::layers::{RmsNorm, linear, project};
+use crate::rope::Rotary;
 
 /// Epsilon under the root when queries and keys are brought to unit length, as in the published models.
 const UNIT_EPS: f64 = 1e-6;
@@ -44,12 +47,13 @@ pub struct GatedDelta<B: Backend> {
     heads: usize,
     head_dim: usize,
     rotary: bool,
+    causal: bool,
 }
 
 impl<B: Backend> GatedDelta<B> {
     /// A mixer without weights of its own yet.
     pub fn new(shape: &AttentionShape, convolution: usize, rotary: bool, device: &B::Device) -> Self {
-        let AttentionShape { hidden, heads, head_dim, eps, .. } = *shape;
+        let AttentionShape { hidden, heads, head_dim, output_bias, causal, eps, .. } = *shape;
         let width = heads * head_dim;
         Self {
             in_proj_qkv: linear(hidden, 3 * width, false, device),
@@ -60,10 +64,11 @@ impl<B: Backend> GatedDelta<B> {
             a_log: Initializer::Zeros.init([heads], device),
             dt_bias: Initializer::Zeros.init([heads], device),
             norm: RmsNorm::new(head_dim, eps, device),
-            out_proj: linear(width, hidden, false, device),
+            out_proj: linear(width, hidden, output_bias, device),
             heads,
             head_dim,
             rotary,
+            causal,
         }
     }
 
@@ -85,7 +90,6 @@ impl<B: MixerBackend> GatedDelta<B> {
 
     /// What enters the output projection, `[B, T, H * V]`, and the next state.
     pub fn features(&self, x: Tensor<B, 3>, context: &Context<B>, state: RecurrentState<B>) -> (Tensor<B, 3>, RecurrentState<B>) {
-        let heads = self.heads;
         let tokens = context.tokens.as_ref();
         let z = project(&self.in_proj_z, x.clone());
         let beta = masked(sigmoid(single(project(&self.in_proj_b, x.clone()))), tokens).swap_dims(1, 2);
@@ -93,22 +97,37 @@ impl<B: MixerBackend> GatedDelta<B> {
         let g = masked(rate * single(self.a_log.val()).exp().neg().unsqueeze(), tokens).swap_dims(1, 2);
 
         let mixed = masked(project(&self.in_proj_qkv, x), tokens);
+        if !self.causal {
+            let first = state.convolution.clone();
+            let (backward, _) = self.conv1d.forward(mixed.clone().flip([1]), first.clone(), None);
+            let backward = self.inputs(backward, g.clone().flip([2]), beta.clone().flip([2]), None);
+            let (forward, _) = self.conv1d.forward(mixed, first, None);
+            let output = recurrence::both_ways(self.inputs(forward, g, beta, None), backward);
+            return (gate::swiglu(z, merge_heads(self.norm.forward(output))), state);
+        }
         let (mixed, convolution) = self.conv1d.forward(mixed, state.convolution, tokens);
+        let inputs = self.inputs(mixed, g, beta, context.rotary.as_ref().filter(|_| self.rotary));
+        let (output, matrix) = recurrence::scan(inputs, state.matrix);
+        let output = gate::swiglu(z, merge_heads(self.norm.forward(output)));
+        (output, RecurrentState { convolution, matrix })
+    }
+
+    /// What enters the recurrence, of convolved tokens `[B, T, N]`.
+    fn inputs(&self, mixed: Tensor<B, 3>, g: Tensor<B, 3>, beta: Tensor<B, 3>, rotary: Option<&Rotary<B>>) -> recurrence::Inputs<B> {
+        let heads = self.heads;
         let [batch, time, _] = mixed.dims();
         let mixed = mixed.reshape([batch, time, 3 * heads, self.head_dim]).swap_dims(1, 2);
         let part = |i: usize| mixed.clone().narrow(1, i * heads, heads);
-        let turned = |x: Tensor<B, 4>| {
-            if self.rotary { rotate_half(x, context.rotary.cos.clone(), context.rotary.sin.clone()) } else { x }
+        let turned = |x: Tensor<B, 4>| match rotary {
+            Some(rotary) => rotate_half(x, rotary.cos.clone(), rotary.sin.clone()),
+            None => x,
         };
-        let inputs = recurrence::Inputs {
+        recurrence::Inputs {
             q: turned(norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS)),
             k: turned(norm::unit(part(1), 1.0, UNIT_EPS)),
             v: part(2),
             g: Some(g.unsqueeze_dim(3)),
             beta: Some(beta),
-        };
-        let (output, matrix) = recurrence::scan(inputs, state.matrix);
-        let output = gate::swiglu(z, merge_heads(self.norm.forward(output)));
-        (output, RecurrentState { convolution, matrix })
+        }
     }
 }

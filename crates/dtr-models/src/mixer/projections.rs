@@ -31,9 +31,9 @@ pub struct Projections<B: Backend> {
 
 /// Queries `[B, H, T, D]` and the keys and values of the grouped heads `[B, G, T, D]`.
 pub struct Projected<B: Backend> {
-    /// Queries, rotated.
+    /// Queries, rotated where positions are rotary.
     pub q: Tensor<B, 4>,
-    /// Keys, rotated.
+    /// Keys, likewise.
     pub k: Tensor<B, 4>,
     /// Values.
     pub v: Tensor<B, 4>,
@@ -42,7 +42,7 @@ pub struct Projected<B: Backend> {
 impl<B: Backend> Projections<B> {
     /// Projections without weights of their own yet.
     pub fn new(shape: &AttentionShape, device: &B::Device) -> Self {
-        let AttentionShape { hidden, heads, kv_heads, head_dim, qkv_bias, output_bias, qk_norm, eps } = *shape;
+        let AttentionShape { hidden, heads, kv_heads, head_dim, qkv_bias, output_bias, qk_norm, eps, .. } = *shape;
         let norm = || qk_norm.then(|| RmsNorm::new(head_dim, eps, device));
         Self {
             q_proj: linear(hidden, heads * head_dim, qkv_bias, device),
@@ -80,11 +80,14 @@ impl<B: Backend> Projections<B> {
 
 impl<B: MixerBackend> Projections<B> {
     /// `x [B, T, N]` to heads.
-    pub fn split(&self, x: Tensor<B, 3>, rotary: &Rotary<B>) -> Projected<B> {
+    pub fn split(&self, x: Tensor<B, 3>, rotary: Option<&Rotary<B>>) -> Projected<B> {
         let turned = |linear, norm: &Option<RmsNorm<B>>, heads| {
             let y = self.to_heads(project(linear, x.clone()), heads);
             let y = norm.as_ref().map_or(y.clone(), |norm| norm.forward(y));
-            rotate_half(y, rotary.cos.clone(), rotary.sin.clone())
+            match rotary {
+                Some(rotary) => rotate_half(y, rotary.cos.clone(), rotary.sin.clone()),
+                None => y,
+            }
         };
         Projected {
             q: turned(&self.q_proj, &self.q_norm, self.heads),

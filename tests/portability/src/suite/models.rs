@@ -63,12 +63,12 @@ impl<B: TrainBackend> Suite<'_, B> {
         self.value("first block", |device, dtype| {
             let model = model::<B::InnerBackend>(false, dtype, device);
             let context = model.context(Positions::range(0, 40));
-            let x = model.embed(ids(2, 40, device));
+            let x = model.embed(ids(2, 40, device), &context.positions);
             values(model.layers[0].forward(x, &context, model.layers[0].mixer.empty_state(2)).0)
         });
         self.record("weights in and out", [Kind::Decision], |device, dtype| {
             let model = model::<B::InnerBackend>(false, dtype, device);
-            [vec![values(model.embed(ids(1, 400, device)))]]
+            [vec![values(model.embed(ids(1, 400, device), &Positions::range(0, 400)))]]
         });
     }
 }

@@ -113,8 +113,17 @@ impl<B: TrainBackend> Suite<'_, B> {
     }
 }
 
-const SHAPE: AttentionShape =
-    AttentionShape { hidden: 24, heads: 4, kv_heads: 2, head_dim: 6, qkv_bias: true, output_bias: false, qk_norm: true, eps: 1e-6 };
+const SHAPE: AttentionShape = AttentionShape {
+    hidden: 24,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 6,
+    qkv_bias: true,
+    output_bias: false,
+    qk_norm: true,
+    causal: true,
+    eps: 1e-6,
+};
 
 fn operators() -> Vec<MixerConfig> {
     vec![
@@ -136,7 +145,7 @@ fn mixed<B: TrainBackend>(operator: &MixerConfig, padding: bool, dtype: Precisio
     let positions = if padding { padded() } else { Positions::range(0, 21) };
     let rope = Rope { theta: 100.0, scaling: RopeScaling::Default };
     let context = |positions: Positions| Context {
-        rotary: rope.tables(SHAPE.head_dim, &positions, device),
+        rotary: Some(rope.tables(SHAPE.head_dim, &positions, device)),
         tokens: positions.tokens(device),
         positions,
     };

@@ -19,7 +19,7 @@ use dtr_search::{Acceptance, Evaluation, Example, Floor, Goal, Layout, Objective
 use super::Suite;
 use super::models::parent;
 
-const STEPS: usize = 20;
+const STEPS: usize = 10;
 const EXAMPLES: usize = 32;
 
 /// Scores of the parent with students in some layers.
@@ -87,7 +87,7 @@ fn pipeline<B: TrainBackend>(device: &B::Device, dtype: Precision) -> [Numbers; 
         gate: Gate::Magnitude,
         shrink: 0.2,
         scale: false,
-        ridge: Ridge::Before,
+        ridge: Ridge::Off,
         feature_map_steps: 0,
     };
     let directory = tempfile::tempdir().expect("a directory");
