@@ -1,6 +1,7 @@
 //! Linear maps fitted in closed form from accumulated moments.
 
 use burn::prelude::*;
+use dtr_attention::precision::single;
 use nalgebra::DMatrix;
 
 /// Strength of the penalty, relative to the mean of the diagonal of `X^T X`.
@@ -21,6 +22,7 @@ impl Moments {
 
     /// Adds the rows of `x [B, T, input]` and `y [B, T, output]`, each as often as its weight `[B, T]` says.
     pub fn add<B: Backend>(&mut self, x: Tensor<B, 3>, y: Tensor<B, 3>, weights: Option<Tensor<B, 2>>) {
+        let (x, y) = (single(x), single(y));
         let flat = |x: Tensor<B, 3>| {
             let [batch, time, width] = x.dims();
             x.reshape([batch * time, width])

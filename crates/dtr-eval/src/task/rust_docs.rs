@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn items_are_read_with_their_documentation() {
-        let body = "It goes on for as long as it takes to say something that can be found again, which is a hundred and some characters.";
+        let body = "It goes on for as long as it takes to say something that can be found again, which is a hundred and twenty characters or more.";
         let text = format!(
             "//! A file.\n\n/// Opens the door\n/// to the garden.\n///\n/// # Panics\n///\n/// {body}\n/// ```\n/// let x = 1;\n/// ```\n#[inline]\npub \
              const fn open(door: u8) {{}}\n/// Closes it, for good and ever.\npub fn close() {{}}\n/// Not for everybody, this one.\n///\n/// {body}\nfn own() {{}}\n"
