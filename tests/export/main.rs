@@ -160,7 +160,8 @@ fn transformers_computes_what_we_compute() {
         }
     };
     let both = [Format::Qwen35, Format::Qwen3Next];
-    for case in ["qwen3_gqa_3", "qwen3_mha", "qwen3_biases"] {
+    write(&parent("qwen3_biases"), "SS", &both);
+    for case in ["qwen3_gqa_3", "qwen3_mha"] {
         // All layouts of two layers but one: without an attention layer transformers does not generate.
         for layout in ["SS", "S4", "4S"] {
             write(&parent(case), layout, &both);

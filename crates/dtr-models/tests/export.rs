@@ -72,6 +72,8 @@ fn what_would_be_lost_is_refused_by_name() {
             refused(&config("qwen3", &[DELTA, other.clone()], none), format, &["layer 1", other.name(), "gated delta rules"]);
         }
         refused(&config("llama", &[DELTA], |json| json["mlp_bias"] = true.into()), format, &["mlp_bias", "lost"]);
+        let biases = |json: &mut Value| json["attention_bias"] = true.into();
+        refused(&config("qwen3", &[DELTA, DELTA], biases), format, &["layers 0, 1", "output projection", "no bias", "lost"]);
     }
     refused(&config("qwen3", &[SOFTMAX, DELTA], none), Format::Fla, &["layer 0", "no norm of query and key heads", "qwen3"]);
     refused(

@@ -20,6 +20,9 @@ pub(super) fn check(config: &DecoderConfig) -> Result<(), Refusal> {
         MixerConfig::Softmax { window: Some(_) } | MixerConfig::SlidingWindow { .. } => {
             Some("attention there sees all tokens; the window would be lost".into())
         }
+        MixerConfig::GatedDelta { .. } if config.attention.output_bias => {
+            Some("the output projection of linear layers there has no bias; it would be lost".into())
+        }
         MixerConfig::GatedDelta { rotary: false, .. } => None,
         MixerConfig::GatedDelta { rotary: true, .. } => {
             Some("linear layers there know no positions; the rotation of queries and keys would be lost".into())
