@@ -2,6 +2,7 @@
 
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal", feature = "cuda", feature = "rocm"))]
 mod cards;
+pub mod memory;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -282,6 +282,18 @@ pub enum Error {
         known: String,
     },
 
+    /// Something was larger than the device's memory, even in batches of half the size.
+    #[error("the memory of device \"{device}\" does not suffice: {reason}")]
+    #[diagnostic(help("{remedy}; finished work is kept and found again"))]
+    DeviceFull {
+        /// The device.
+        device: String,
+        /// What its driver says.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+
     /// A line of a token file is not what it should be.
     #[error("line {line} of {} {reason}", path.display())]
     #[diagnostic(help("each line is {{\"tokens\": [1, 2, 3]}} with at least one token, each below the model's vocabulary size"))]

@@ -41,6 +41,13 @@ impl Progress {
         Self { quiet }
     }
 
+    /// Something to know, whatever is shown besides.
+    pub fn warn(self, text: &str) {
+        if !self.quiet {
+            eprintln!("warning: {text}");
+        }
+    }
+
     /// Begins a stage of `total` units.
     ///
     /// # Panics

@@ -16,6 +16,9 @@ use dtr_experiment::backend::message;
 use dtr_experiment::schema::Precision;
 use dtr_portability::outcome::{Kind, Numbers, Outcome};
 
+/// Seconds after which a case is mentioned: a device at work should not look like one that hangs.
+const SLOW: f64 = 5.0;
+
 /// Tensors of four dimensions, one an input of a case.
 pub type Inputs<B> = Vec<Tensor<B, 4>>;
 
@@ -62,6 +65,9 @@ impl<'a, B: TrainBackend> Suite<'a, B> {
         let began = Instant::now();
         let done = catch_unwind(AssertUnwindSafe(|| work(&self.device, self.dtype))).map_err(|panic| message(&*panic));
         let seconds = began.elapsed().as_secs_f64();
+        if seconds > SLOW {
+            eprintln!("  {} {case}: {seconds:.0} s", self.group);
+        }
         for (index, &kind) in kinds.iter().enumerate() {
             let (group, case) = (self.group.to_owned(), case.to_owned());
             let numbers = done.as_ref().map(|numbers| numbers[index].clone()).map_err(String::clone);

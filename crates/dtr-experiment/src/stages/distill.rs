@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::objective::path;
 use super::prepare::{Bank, Parent, letter, task_key};
-use super::{Options, Run, Texts};
+use super::{Options, Run, Texts, in_memory};
 use crate::error::Error;
 use crate::events::Event;
 use crate::run_dir::{RunDir, Units, lock};
@@ -58,6 +58,8 @@ pub(super) struct Making<'a, B: TrainBackend> {
     pub operators: &'a [MixerConfig],
     pub runs: &'a Path,
     pub progress: terminal::Progress,
+    /// Parts in which a batch goes through the device.
+    pub pieces: usize,
     pub device: &'a B::Device,
 }
 
@@ -121,11 +123,12 @@ impl<B: TrainBackend> Making<'_, B> {
             fs::create_dir_all(directory).map_err(|source| Error::Io { action: "create the directory", path: directory.into(), source })?;
             atomic::remove_temporaries(directory)?;
         }
+        let pieces = self.pieces.min(distill.rows);
         let settings = Settings {
             operators: wanted.iter().map(|shelf| shelf.operator.clone()).collect(),
             loss: distill.loss,
             steps: steps(self.experiment),
-            accumulate: distill.accumulate,
+            accumulate: distill.accumulate * pieces,
             optimiser: distill.optimiser,
             learning_rate: distill.learning_rate,
             warmup: distill.warmup,
@@ -133,12 +136,13 @@ impl<B: TrainBackend> Making<'_, B> {
             patience: distill.patience,
         };
         let draw = |purpose: String| batch(self.experiment, self.texts, &purpose);
-        let several = |what: &str, count: usize| (0..count).map(|n| draw(format!("{what}/{n}"))).collect::<Result<Vec<_>, _>>();
+        let piece = |what: &str, n: usize| draw(format!("{what}/{}", n / pieces)).map(|rows| piece(rows, n % pieces, pieces));
+        let several = |what: &str, count: usize| (0..count * pieces).map(|n| piece(what, n)).collect::<Result<Vec<_>, _>>();
         let calibration = (distill.calibration_tokens / (distill.rows * distill.length)).max(1);
         let rows = Rows {
             calibration: several("calibration", calibration)?,
             held_out: several("held-out", HELD_OUT)?,
-            training: &mut |n| Ok(draw(format!("step/{n}"))?),
+            training: &mut |n| Ok(piece("step", n)?),
         };
         let cache = match distill.cache_bytes {
             Some(limit) if limit > 0 => {
@@ -224,9 +228,9 @@ impl Run<'_> {
         runs: &Path,
         device: &B::Device,
     ) -> Result<Bank<B::InnerBackend>, Error> {
-        let (experiment, progress) = (self.experiment, self.progress);
+        let (experiment, progress, pieces) = (self.experiment, self.progress, self.pieces);
         let operators = self.operators.clone();
-        let making = Making::<B> { experiment, parent, texts, operators: &operators, runs, progress, device };
+        let making = Making::<B> { experiment, parent, texts, operators: &operators, runs, progress, pieces, device };
         let shelves = making.shelves(&mut |event| self.log.emit(event))?;
         for shelf in &shelves {
             for layer in 0..parent.config.layers() {
@@ -282,10 +286,20 @@ pub struct Distilled {
 /// # Errors
 /// The first thing that goes wrong; what was trained until then is kept and found again.
 pub fn distill<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<Vec<Distilled>, Error> {
+    in_memory(experiment, options, |pieces| distilled::<B>(experiment, options, pieces, device))
+}
+
+fn distilled<B: TrainBackend>(
+    experiment: &Experiment,
+    options: &Options,
+    pieces: usize,
+    device: &B::Device,
+) -> Result<Vec<Distilled>, Error> {
     let parent = super::prepare::parent::<B::InnerBackend>(experiment, device)?;
     let texts = super::prepare::texts(experiment, &parent.reader, &parent.config)?;
     let (operators, progress) = (super::prepare::operators(experiment), terminal::Progress::new(options.quiet));
-    let making = Making::<B> { experiment, parent: &parent, texts: &texts, operators: &operators, runs: &options.runs, progress, device };
+    let runs = options.runs.as_path();
+    let making = Making::<B> { experiment, parent: &parent, texts: &texts, operators: &operators, runs, progress, pieces, device };
     let shelves = making.shelves(&mut |_| Ok(()))?;
     let bank = making.load(&shelves, &mut |_| Ok(()))?;
     let mut found = Vec::new();
@@ -339,6 +353,12 @@ fn student_key<B: Backend>(experiment: &Experiment, parent: &Parent<B>, texts: &
     };
     let mixture: Vec<_> = distill.mixture.keys().map(|name| (name, text(name))).collect();
     key(&(&parent.identity, experiment.seed(), experiment.compute().to_string(), &distill, mixture, operator))
+}
+
+/// One of several parts of a batch.
+pub(super) fn piece(rows: Vec<Row>, piece: usize, pieces: usize) -> Vec<Row> {
+    let length = rows.len().div_ceil(pieces);
+    rows.into_iter().skip(piece * length).take(length).collect()
 }
 
 /// The rows of one batch: each from a task or corpus drawn by its weight.

@@ -25,6 +25,7 @@ use dtr_eval::{Documents, Files, Task};
 use dtr_models::{Decoder, MixerConfig};
 use dtr_search::Layout;
 
+use crate::backend::memory;
 use crate::error::Error;
 use crate::events::{Event, Model};
 use crate::html::Page;
@@ -79,6 +80,8 @@ struct Run<'a> {
     progress: Progress,
     command: &'a str,
     memory: Option<Memory>,
+    /// Parts in which a batch goes through the device.
+    pieces: usize,
 }
 
 /// The layouts a task's search ended with, each with the generation of its students.
@@ -104,6 +107,26 @@ impl<B: Backend> Found<B> {
 /// # Errors
 /// The first thing that goes wrong; what was finished until then is kept and found again.
 pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<(PathBuf, Report), Error> {
+    in_memory(experiment, options, |pieces| attempt::<B>(experiment, options, pieces, device))
+}
+
+/// Does `work` with whole batches and, where the device's memory does not suffice, goes on with halves of them: what is finished is on disk.
+fn in_memory<T>(experiment: &Experiment, options: &Options, mut work: impl FnMut(usize) -> Result<T, Error>) -> Result<T, Error> {
+    memory::within(|| work(1)).or_else(|reason| {
+        let device = experiment.compute().device.to_string();
+        Progress::new(options.quiet)
+            .warn(&format!("the memory of device \"{device}\" does not suffice ({reason}); going on with batches of half the size"));
+        let remedy = "lower distill.rows or distill.length, set `dtype` to a smaller one, or choose a device with more memory";
+        memory::within(|| work(2)).map_err(|reason| Error::DeviceFull { device, reason, remedy })
+    })?
+}
+
+fn attempt<B: TrainBackend>(
+    experiment: &Experiment,
+    options: &Options,
+    pieces: usize,
+    device: &B::Device,
+) -> Result<(PathBuf, Report), Error> {
     let began = Instant::now();
     let parent = prepare::parent::<B::InnerBackend>(experiment, device)?;
     let texts = prepare::texts(experiment, &parent.reader, &parent.config)?;
@@ -117,7 +140,7 @@ pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: 
     }
     let operators = prepare::operators(experiment);
     let (progress, command, memory) = (Progress::new(options.quiet), options.command.as_str(), options.memory);
-    let mut run = Run { experiment, operators, directory, log, progress, command, memory };
+    let mut run = Run { experiment, operators, directory, log, progress, command, memory, pieces };
     run.log.emit(Event::Started {
         experiment: experiment.name().into(),
         device: experiment.compute().to_string(),

@@ -11,7 +11,7 @@ use dtr_models::{Decoder, checkpoint};
 use dtr_search::{Layout, Operator};
 
 use super::Texts;
-use super::distill::batch;
+use super::distill::{batch, piece};
 use super::prepare::{Bank, Parent};
 use crate::error::Error;
 use crate::run_dir::RunDir;
@@ -26,6 +26,8 @@ pub(super) struct Workshop<'a, B: TrainBackend> {
     pub parent: &'a Parent<B::InnerBackend>,
     pub task: &'a str,
     pub progress: Progress,
+    /// Parts in which a batch goes through the device in a refit.
+    pub pieces: usize,
 }
 
 /// Batches on which refitted students are measured, and from which their output projections are fitted first.
@@ -74,19 +76,21 @@ impl<B: TrainBackend> Workshop<'_, B> {
                 });
             }
             let students = wanted.iter().map(|&(layer, operator)| (layer, operators[&operator], bank.mixers[&(layer, operator)].1.clone()));
-            let purpose = |what: &str, n: usize| format!("refit/{commits}/{what}/{n}");
-            let rows = Rows {
-                calibration: (0..BATCHES).map(|n| self.draw(&purpose("calibration", n))).collect::<Result<_, _>>()?,
-                held_out: (0..BATCHES).map(|n| self.draw(&purpose("held-out", n))).collect::<Result<_, _>>()?,
-                training: &mut |step| Ok(self.draw(&purpose("step", step))?),
-            };
             let distill = self.experiment.distill();
+            let pieces = self.pieces.min(distill.rows);
+            let draw = |what: &str, n: usize| {
+                let rows = self.draw(&format!("refit/{commits}/{what}/{}", n / pieces))?;
+                Ok(piece(rows, n % pieces, pieces))
+            };
+            let several = |what: &str| (0..BATCHES * pieces).map(|n| draw(what, n)).collect::<Result<_, EvalError>>();
+            let rows =
+                Rows { calibration: several("calibration")?, held_out: several("held-out")?, training: &mut |n| Ok(draw("step", n)?) };
             let (steps, learning_rate) = (self.steps(settings.tokens), settings.learning_rate);
             let training = Settings {
                 operators: configs,
                 loss: if distill.loss == Loss::AttentionWeights { Loss::NormalisedMse } else { distill.loss },
                 steps,
-                accumulate: 1,
+                accumulate: pieces,
                 optimiser: distill.optimiser,
                 learning_rate,
                 warmup: distill.warmup,

@@ -85,7 +85,7 @@ impl Run<'_> {
         let here = (self.experiment, &self.directory);
         let parts = |count| parts(&settings, count);
         let workshop =
-            Workshop::<B> { experiment: self.experiment, directory: &self.directory, texts, parent, task: name, progress: self.progress };
+            Workshop::<B> { experiment: self.experiment, directory: &self.directory, texts, parent, task: name, progress: self.progress, pieces: self.pieces };
         let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, commits| workshop.refit(layout, bank, commits, device);
         let mut objective =
             TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);
