@@ -15,6 +15,8 @@ use dtr_attention::{MixerBackend, linear};
 
 const VALUES: f64 = 1e-4;
 const GRADIENTS: f64 = 1e-3;
+/// A tensor whose numbers are smaller than this share of the largest gradient of its case is compared with that, as in `tests/portability`.
+const NEGLIGIBLE: f64 = 1e-2;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Decay {
@@ -108,19 +110,22 @@ impl Case {
     fn check(&self, what: &str, dtype: FloatDType, swapped: bool, [of_values, of_gradients]: [f64; 2]) {
         let found = self.run::<Device>(recurrence::scan, dtype, swapped);
         let expected = self.run::<Flex>(|inputs, state| recurrence::naive(&inputs, state), FloatDType::F64, false);
-        close(&format!("{what}: values"), &found.values, &expected.values, of_values);
+        close(&format!("{what}: values"), &found.values, &expected.values, of_values, 1e-3);
+        // The gradient of a decay is summed up from differences of the other gradients (keys.rs): where it is far smaller than they are, its error
+        // is theirs.
+        let size = expected.gradients.iter().flatten().fold(1e-1_f64, |largest, x| largest.max(x.abs()));
         for (i, (found, expected)) in found.gradients.iter().zip(&expected.gradients).enumerate() {
-            close(&format!("{what}: gradient of input {i}"), found, expected, of_gradients);
+            close(&format!("{what}: gradient of input {i}"), found, expected, of_gradients, NEGLIGIBLE * size);
         }
     }
 }
 
 type Form<B> = fn(Inputs<B>, Tensor<B, 4>) -> (Tensor<B, 4>, Tensor<B, 4>);
 
-/// Differences in parts of the largest number.
-fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+/// Differences in parts of the largest number, or of `least` where all are smaller.
+fn close(what: &str, found: &[f64], expected: &[f64], tolerance: f64, least: f64) {
     assert_eq!(found.len(), expected.len(), "{what}: number of elements");
-    let largest = expected.iter().fold(1e-3_f64, |largest, x| largest.max(x.abs()));
+    let largest = expected.iter().fold(least, |largest, x| largest.max(x.abs()));
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert!((found - expected).abs() <= tolerance * largest, "{what}, element {i}: {found} instead of {expected}, largest {largest}");
     }
@@ -190,8 +195,8 @@ fn padding_leaves_the_state_as_it_is() {
         let numbers = |x: Tensor<Device, 4>| -> Vec<f64> { x.into_data().convert::<f64>().to_vec().expect("numbers") };
         let (found, last) = recurrence::scan(padded, state.clone());
         let (expected, expected_last) = recurrence::scan(inputs.narrow(7, 16), state);
-        close("outputs behind padding", &numbers(found.narrow(2, 7, 16)), &numbers(expected), VALUES);
-        close("state behind padding", &numbers(last), &numbers(expected_last), VALUES);
+        close("outputs behind padding", &numbers(found.narrow(2, 7, 16)), &numbers(expected), VALUES, 1e-3);
+        close("state behind padding", &numbers(last), &numbers(expected_last), VALUES, 1e-3);
     }
 }
 
@@ -221,6 +226,6 @@ fn linear_attention_is_its_definition() {
         }
     };
     for (found, expected) in run(true).iter().zip(&run(false)) {
-        close("linear attention", found, expected, GRADIENTS);
+        close("linear attention", found, expected, GRADIENTS, 1e-3);
     }
 }
