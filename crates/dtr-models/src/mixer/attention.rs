@@ -102,7 +102,7 @@ fn behind_padding<B: Backend>(x: Tensor<B, 4>, length: usize) -> Tensor<B, 4> {
 }
 
 /// Numbers of rows as a tensor.
-pub(super) fn row_index<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+pub(crate) fn row_index<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
     let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
     Tensor::from_data(TensorData::new(index, [rows.len()]), device)
 }
