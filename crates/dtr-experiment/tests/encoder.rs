@@ -145,6 +145,25 @@ fn a_hybrid_of_an_encoder_finds_what_its_parent_finds() {
     let row = &report["efficiency"][0];
     assert!(row["prefill_tokens_per_second"].as_f64() > Some(0.0) && row["decode_tokens_per_second"].is_null(), "{row}");
 
+    // What each finds first is a document of the split, and the right one where the rank says so.
+    let lines = std::fs::read_to_string(directory.path().join("pairs.jsonl")).expect("pairs");
+    let pairs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let differing = task["differing"].as_array().expect("a list");
+    assert!(!differing.is_empty(), "{task}");
+    for answer in differing {
+        let own = |pair: &&Value| {
+            let query = format!("{} [UNK] {}", pair["name"].as_str().expect("text"), pair["summary"].as_str().expect("text"));
+            answer["prompt"] == query && answer["expected"] == pair["body"]
+        };
+        assert!(pairs.iter().any(|pair| own(&pair)), "{answer}");
+        assert_ne!(answer["parent_score"], answer["hybrid_score"]);
+        for model in ["parent", "hybrid"] {
+            assert!(pairs.iter().any(|pair| pair["body"] == answer[model]), "{answer}");
+            let first = answer[format!("{model}_score")] == 1.0;
+            assert_eq!(answer[model] == answer["expected"], first, "{answer}");
+        }
+    }
+
     // What is written is a model again, and scores as it did.
     let hybrid = run.join("hybrid/pairs-m_opt");
     let eval = |model: &Path| -> Value {
