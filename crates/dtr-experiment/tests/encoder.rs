@@ -21,11 +21,15 @@ fn encoder(directory: &Path) -> PathBuf {
     let vocabulary: serde_json::Map<String, Value> = words.iter().zip(0..).map(|(word, id)| (word.clone(), json!(id))).collect();
     let token = |id: usize| json!({ "SpecialToken": { "id": special[id], "type_id": 0 } });
     let entry = |id: usize| json!({ "id": special[id], "ids": [id], "tokens": [special[id]] });
+    let added = |id: usize| {
+        let plain = false;
+        json!({ "id": id, "content": special[id], "single_word": plain, "lstrip": plain, "rstrip": plain, "normalized": plain, "special": true })
+    };
     let tokenizer = json!({
         "version": "1.0",
         "truncation": { "max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right" },
         "padding": null,
-        "added_tokens": [],
+        "added_tokens": [added(2), added(3)],
         "normalizer": null,
         "pre_tokenizer": { "type": "Whitespace" },
         "post_processor": {

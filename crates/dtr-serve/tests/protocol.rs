@@ -286,9 +286,9 @@ fn more_than_there_is_room_for_is_turned_away() {
     });
 }
 
-/// The address of a server, and it.
+/// The address of a server, and it. No token ends a text: one that is drawn would do so at any time.
 fn listening(limits: Limits) -> (std::net::SocketAddr, Arc<Served>) {
-    let served = served(limits);
+    let served = Arc::new(Served { end_tokens: vec![], ..Arc::into_inner(served(limits)).expect("nobody else has it") });
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let (address, router) = (listener.local_addr().expect("an address"), router(Arc::clone(&served)));
     std::thread::spawn(move || dtr_serve::serve(router, listener, limits.connections));
