@@ -147,7 +147,9 @@ impl Usage {
 /// Of all pieces together.
 pub fn usage(pieces: &[Piece], wish: &Wish) -> Value {
     let mut usage = Usage::default();
-    pieces.iter().for_each(|piece| usage.add(piece, wish));
+    for piece in pieces {
+        usage.add(piece, wish);
+    }
     usage.json(wish)
 }
 

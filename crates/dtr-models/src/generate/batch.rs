@@ -217,15 +217,10 @@ impl<'a, B: MixerBackend, K: Clone> Batch<'a, B, K> {
     /// left. Then the first token of each sequence is chosen.
     pub fn read(&mut self, tokens: usize) -> Vec<Progress<K>> {
         let Some(mut reading) = self.reading.take() else { return Vec::new() };
-        let last = match reading.last.take() {
-            Some(last) => last,
-            None => match reading.go_on(self.model, tokens) {
-                Some(last) => last,
-                None => {
-                    self.reading = Some(reading);
-                    return Vec::new();
-                }
-            },
+        let last = reading.last.take().or_else(|| reading.go_on(self.model, tokens));
+        let Some(last) = last else {
+            self.reading = Some(reading);
+            return Vec::new();
         };
         let Reading { session, prompts, cached, new, .. } = reading;
         for (place, prompt) in prompts.iter().enumerate() {
