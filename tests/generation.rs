@@ -1,9 +1,11 @@
 //! Generation against transformers; sequences that fork, leave and join; text as it is made.
 
+use std::collections::VecDeque;
+
 use burn::prelude::*;
-use dtr_models::generate::{Batch, Finish, Sampling, Sequence, Session, TextStream, generate};
-use dtr_models::{Decoder, DecoderConfig, MixerConfig, Tokenizer, checkpoint};
-use dtr_tests::{Golden, Inner, difference, golden, tiny_qwen3};
+use dtr_models::generate::{Batch, Finish, Progress, Sampling, Sequence, Session, TextStream, generate};
+use dtr_models::{Decoder, DecoderConfig, Tokenizer, checkpoint};
+use dtr_tests::{Golden, Inner, difference, golden, mixed, tiny_qwen3};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -11,36 +13,6 @@ fn parent() -> (DecoderConfig, Decoder<Inner>, Tokenizer) {
     let (config, model) = checkpoint::load::<Inner>(&tiny_qwen3(), &Default::default()).expect("the bundled parent");
     let tokenizer = Tokenizer::load(&tiny_qwen3(), config.vocabulary).expect("its tokenizer");
     (config, model, tokenizer)
-}
-
-/// The parent with other mixers in some layers, as they begin: every kind of state.
-fn mixed() -> Decoder<Inner> {
-    let (config, mut model, _) = parent();
-    let others = [
-        MixerConfig::SlidingWindow { window: 9, sinks: 2 },
-        MixerConfig::Hedgehog {},
-        MixerConfig::GatedDelta { convolution: 4, rotary: false },
-        MixerConfig::Mamba2 { state: 16, convolution: 4 },
-        MixerConfig::LinearMap {},
-    ];
-    for (layer, other) in others.iter().enumerate() {
-        model.layers[layer + 2].mixer = filled(other, &config, layer as u64);
-    }
-    model
-}
-
-fn filled(mixer: &MixerConfig, config: &DecoderConfig, seed: u64) -> dtr_models::Mixer<Inner> {
-    struct Fill(u64);
-    impl burn::module::ModuleMapper<Inner> for Fill {
-        fn map_float<const D: usize>(&mut self, param: burn::module::Param<Tensor<Inner, D>>) -> burn::module::Param<Tensor<Inner, D>> {
-            self.0 += 1;
-            let shape = param.lazy_shape().dims::<D>();
-            let count: usize = shape.iter().product();
-            let values: Vec<f32> = (0..count).map(|i| 0.2 * ((i as u64 * 7919 + self.0 * 104_729) as f32 * 0.37).sin()).collect();
-            burn::module::Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &Default::default()))
-        }
-    }
-    mixer.init::<Inner>(&config.attention, &Default::default()).map(&mut Fill(seed))
 }
 
 fn facts() -> Value {
@@ -198,6 +170,81 @@ fn equal_prompts_are_read_once_and_draw_for_themselves() {
     let found = generate(&model, &vec![prompt.clone(); 4], 12, sampling, &[], &Default::default(), |_| {});
     assert!((1..4).all(|row| found[row] != found[0]), "{found:?}");
     assert_eq!(found, generate(&model, &vec![prompt; 4], 12, sampling, &[], &Default::default(), |_| {}));
+}
+
+/// All that comes of one sequence.
+fn to_its_end(batch: &mut Batch<'_, Inner, ()>, sequence: Sequence) -> (usize, Vec<u32>, Vec<f32>) {
+    let mut all = batch.admit(vec![((), sequence)]);
+    while !batch.is_empty() {
+        all.extend(batch.step());
+    }
+    let scores = all.iter().flat_map(|progress| progress.prompt.iter().chain(&progress.score)).map(|score| score.logprob).collect();
+    (all[0].cached, all.iter().filter_map(|progress| progress.token).collect(), scores)
+}
+
+#[test]
+fn prompts_are_read_in_pieces_while_others_go_on() {
+    let (model, device) = (mixed(), Default::default());
+    let text = |seed: u32, length: u32| -> Vec<u32> { (0..length).map(|i| (i * i * 31 + i * 7 + seed * 131) % 2000 + 15).collect() };
+    let sequence = |seed: u32, length: u32| Sequence { scores: Some(0), score_prompt: true, ..Sequence::new(text(seed, length), 12) };
+    let alone = |sequence: Sequence| to_its_end(&mut Batch::new(&model, &device), sequence);
+    let mut batch = Batch::new(&model, &device);
+    let (first, long) = (sequence(0, 10), sequence(1, 70));
+    let mut waiting =
+        VecDeque::from([("first", first.clone()), ("long", long.clone()), ("long too", long.clone()), ("next", sequence(2, 5))]);
+    let mut all: Vec<(usize, Progress<&str>)> = Vec::new();
+    for round in 0.. {
+        batch.begin(&mut waiting, 4 - batch.len(), 16);
+        let progress = batch.read(16).into_iter().chain(batch.step());
+        all.extend(progress.map(|progress| (round, progress)));
+        if batch.is_empty() && waiting.is_empty() {
+            break;
+        }
+    }
+    for (key, expected, begins) in [("first", first, 0), ("long", long.clone(), 5), ("long too", long, 5), ("next", sequence(2, 5), 6)] {
+        let own: Vec<&(usize, Progress<&str>)> = all.iter().filter(|(_, progress)| progress.key == key).collect();
+        assert_eq!(own[0].0, begins, "{key}: five pieces of 16 tokens, a round each");
+        // A token a round from the first one on, whatever others do; two in the round of the first.
+        assert!(own[1..].iter().enumerate().all(|(at, (round, _))| *round == begins + at), "{key}");
+        let (_, tokens, scores) = alone(expected);
+        assert_eq!(own.iter().filter_map(|(_, progress)| progress.token).collect::<Vec<_>>(), tokens, "{key}");
+        let found = own.iter().flat_map(|(_, progress)| progress.prompt.iter().chain(&progress.score)).map(|score| score.logprob);
+        let found: Vec<f32> = found.collect();
+        assert_eq!(found.len(), scores.len());
+        assert!(found.iter().zip(&scores).all(|(a, b)| (a - b).abs() <= 1e-3), "{key}");
+    }
+}
+
+#[test]
+fn what_is_remembered_is_gone_on_from_and_bounded() {
+    let (model, device) = (mixed(), Default::default());
+    let text = |seed: u32| -> Vec<u32> { (0..40).map(|i| (i * i * 31 + i * 7 + seed * 131) % 2000 + 15).collect() };
+    let mut batch = Batch::new(&model, &device).remembering(1 << 26);
+    let mut again = |prompt: &[u32], count: usize| to_its_end(&mut batch, Sequence::new(prompt.to_vec(), count));
+    let alone = |prompt: &[u32], count| to_its_end(&mut Batch::new(&model, &device), Sequence::new(prompt.to_vec(), count));
+    let (cached, tokens, _) = again(&text(0), 9);
+    assert_eq!((cached, &tokens), (0, &alone(&text(0), 9).1));
+    assert_eq!(again(&text(0), 9), (40, tokens.clone(), vec![]));
+    // All of an answer but its last token was read.
+    let further = [&text(0)[..], &tokens, &text(1)].concat();
+    assert_eq!(again(&further, 9), (48, alone(&further, 9).1, vec![]));
+    let other = [&text(0)[..], &text(2)].concat();
+    assert_eq!(again(&other, 9), (40, alone(&other, 9).1, vec![]));
+
+    // Room for two: what was used longest ago is forgotten.
+    let mut batch = Batch::new(&model, &device).remembering(1 << 26);
+    to_its_end(&mut batch, Sequence::new(text(0), 0));
+    let one = batch.remembered_bytes();
+    let mut batch = Batch::new(&model, &device).remembering(2 * one);
+    let known = [0, 1, 0, 2, 0, 1].map(|seed| {
+        let (cached, ..) = to_its_end(&mut batch, Sequence::new(text(seed), 0));
+        assert!(batch.remembered_bytes() <= 2 * one);
+        cached > 0
+    });
+    assert_eq!(known, [false, false, true, false, true, false]);
+    let mut small = Batch::new(&model, &device).remembering(one - 1);
+    to_its_end(&mut small, Sequence::new(text(0), 0));
+    assert_eq!((to_its_end(&mut small, Sequence::new(text(0), 0)).0, small.remembered_bytes()), (0, 0));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The bundled checkpoint: what transformers computes with it, what its tokenizer gives, and that scoring is generation.
 
-use dtr_eval::task::Phonebook;
-use dtr_eval::{Metric, Scorer, Split, Task};
+use dtr_eval::batch::batches;
+use dtr_eval::task::{Normalise, Phonebook};
+use dtr_eval::{Example, Metric, Question, Reply, Scorer, Split, Task};
 use dtr_models::generate::{Sampling, generate};
 use dtr_models::{Decoder, DecoderConfig, MixerConfig, Tokenizer, checkpoint};
-use dtr_tests::{Golden, Inner, difference, golden, ids, tiny_qwen3};
+use dtr_tests::{Golden, Inner, difference, golden, ids, mixed, tiny_qwen3};
 use serde_json::Value;
 
 fn parent() -> (DecoderConfig, Decoder<Inner>, Tokenizer) {
@@ -124,6 +125,72 @@ fn shared_prefixes_change_no_score() {
     }
     // Layers run: 8, 3, 1, 8, 3, 1 of 48.
     assert!((plain_work - 6.0).abs() < 1e-9 && (work - 3.0).abs() < 1e-9, "{work} of {plain_work}");
+}
+
+fn text(seed: usize, length: usize) -> Vec<u32> {
+    (0..length).map(|i| ((i * i * 31 + i * 7 + seed * 131) % 2000 + 15) as u32).collect()
+}
+
+/// A question whose prompt has so many tokens, with an answer of each of these lengths.
+fn choices(seed: usize, prompt: usize, answers: &[usize]) -> Question {
+    let prompt = text(seed, prompt);
+    let answer = |(place, &length): (usize, &usize)| Example {
+        tokens: [&prompt[..], &text(1000 + 10 * seed + place, length)].concat(),
+        labelled: (prompt.len()..prompt.len() + length).collect(),
+    };
+    let answers: Vec<Example> = answers.iter().enumerate().map(answer).collect();
+    let lengths = answers.iter().map(|answer| answer.labelled.len()).collect();
+    Question { id: seed.to_string(), right: seed % answers.len(), answers, lengths, references: vec![] }
+}
+
+#[test]
+fn choices_go_on_from_one_prompt_and_score_as_each_from_its_beginning() {
+    let (_, parent, _) = parent();
+    let (model, device) = (mixed(), Default::default());
+    let lengths = [&[5, 5, 5, 5][..], &[1, 9, 3, 2], &[4, 70], &[2, 2, 1], &[8]];
+    let questions: Vec<Question> = (0..40).map(|seed| choices(seed, 1 + seed * seed % 150, lengths[seed % 5])).collect();
+    let alone: Vec<Question> =
+        questions.iter().flat_map(|question| &question.answers).map(|answer| Question::single(String::new(), answer.clone())).collect();
+    let replies = |questions: &[Question], bytes| {
+        let all = std::slice::from_ref(&(0..questions.len())).to_vec();
+        let mut scorer = Scorer::new(questions, &all, Metric::Choice(Normalise::Tokens), (&parent, &[0; 8]), bytes, &device);
+        // What was kept of the first layout is gone on from.
+        scorer.replies(&parent, &[0; 8], 0..questions.len());
+        scorer.replies(&model, &[0, 0, 1, 1, 1, 1, 1, 0], 0..questions.len()).0
+    };
+    let (together, apart): (Vec<Reply>, Vec<Reply>) = (replies(&questions, 0), replies(&alone, 0));
+    assert_eq!(together, replies(&questions, 1 << 30));
+    let mut apart = apart.into_iter();
+    let mut furthest = 0.0_f32;
+    for (question, reply) in questions.iter().zip(&together) {
+        let own: Vec<Reply> = apart.by_ref().take(question.answers.len()).collect();
+        for (place, own) in own.iter().enumerate() {
+            let (found, wanted) = (reply.log_likelihoods[place], own.log_likelihoods[0]);
+            furthest = furthest.max((found - wanted).abs() / wanted.abs().max(1.0));
+            assert_eq!(reply.greedy[place], own.greedy[0], "question {}, answer {place}", question.id);
+        }
+        let labelled = question.answers.iter().map(|answer| answer.labelled.len() as f32);
+        let divergence =
+            own.iter().zip(labelled.clone()).map(|(own, count)| own.score.divergence * count).sum::<f32>() / labelled.sum::<f32>();
+        assert!((divergence - reply.score.divergence).abs() <= 1e-5 * divergence.max(1.0), "{divergence} {}", reply.score.divergence);
+        let best = |values: Vec<f32>| (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b]));
+        let by_length = |at: usize, nats: f32| nats / question.lengths[at] as f32;
+        let wanted = best(own.iter().enumerate().map(|(at, own)| by_length(at, own.log_likelihoods[0])).collect());
+        assert_eq!(reply.score.score > 0.5, wanted == Some(question.right), "question {}", question.id);
+    }
+    assert!(furthest <= 1e-5, "{furthest:e}");
+}
+
+#[test]
+fn a_prompt_is_read_once_where_that_is_less_work() {
+    let read = |question: &Question, in_pieces: bool| -> usize {
+        batches::<Inner>(std::slice::from_ref(question), |_| in_pieces, 4096, &Default::default()).iter().map(|batch| batch.tokens()).sum()
+    };
+    // The last token of the prompt predicts the first of each answer.
+    assert_eq!(read(&choices(0, 100, &[5; 4]), true), 99 + 4 * 6);
+    assert_eq!(read(&choices(0, 100, &[5; 4]), false), 4 * 105);
+    assert_eq!(read(&choices(0, 100, &[5]), true), 105);
+    assert_eq!(read(&choices(0, 4, &[5; 4]), true), 4 * 9);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use burn::tensor::DType;
+use dtr_models::{Decoder, DecoderConfig, MixerConfig, checkpoint};
 use safetensors::{Dtype, SafeTensors};
 
 /// Backend of the tests.
@@ -122,4 +123,37 @@ pub fn numbers<B: Backend, const R: usize>(shape: [usize; R], seed: u64) -> Tens
         })
         .collect();
     Tensor::from_data(TensorData::new(values, shape), &B::Device::default())
+}
+
+/// The parent with other mixers in some layers, as they begin: every kind of state.
+///
+/// # Panics
+/// If the bundled parent is not there.
+pub fn mixed() -> Decoder<Inner> {
+    let (config, mut model) = checkpoint::load::<Inner>(&tiny_qwen3(), &Default::default()).expect("the bundled parent");
+    let others = [
+        MixerConfig::SlidingWindow { window: 9, sinks: 2 },
+        MixerConfig::Hedgehog {},
+        MixerConfig::GatedDelta { convolution: 4, rotary: false },
+        MixerConfig::Mamba2 { state: 16, convolution: 4 },
+        MixerConfig::LinearMap {},
+    ];
+    for (layer, other) in others.iter().enumerate() {
+        model.layers[layer + 2].mixer = filled(other, &config, layer as u64);
+    }
+    model
+}
+
+fn filled(mixer: &MixerConfig, config: &DecoderConfig, seed: u64) -> dtr_models::Mixer<Inner> {
+    struct Fill(u64);
+    impl burn::module::ModuleMapper<Inner> for Fill {
+        fn map_float<const D: usize>(&mut self, param: burn::module::Param<Tensor<Inner, D>>) -> burn::module::Param<Tensor<Inner, D>> {
+            self.0 += 1;
+            let shape = param.lazy_shape().dims::<D>();
+            let count: usize = shape.iter().product();
+            let values: Vec<f32> = (0..count).map(|i| 0.2 * ((i as u64 * 7919 + self.0 * 104_729) as f32 * 0.37).sin()).collect();
+            burn::module::Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &Default::default()))
+        }
+    }
+    mixer.init::<Inner>(&config.attention, &Default::default()).map(&mut Fill(seed))
 }

@@ -43,8 +43,8 @@ pub fn evaluate<B: MixerBackend>(model: &Decoder<B>, part: &[Question], metric: 
     let whole = 0..part.len();
     let mut scorer = Scorer::new(&sorted, std::slice::from_ref(&whole), metric.clone(), (model, &path), 0, device);
     let mut replies = vec![Reply::default(); part.len()];
-    for (index, reply) in order.into_iter().zip(scorer.replies(model, &path, whole).0) {
-        replies[index] = reply;
+    for (&index, reply) in order.iter().zip(scorer.replies(model, &path, whole).0) {
+        replies[index] = Reply { found: reply.found.map(|found| order[found]), ..reply };
     }
     replies
 }

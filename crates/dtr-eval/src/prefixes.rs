@@ -3,11 +3,13 @@
 use burn::prelude::*;
 use lru::LruCache;
 
+use crate::work::Hidden;
+
 /// What stands in each layer, first layer first: equal beginnings compute the same.
 pub type Path = [u64];
 
-/// Hidden states of a block's batches, `[B, T, N]` each.
-pub(crate) type States<B> = Vec<Tensor<B, 3>>;
+/// Hidden states of a block's batches.
+pub(crate) type States<B> = Vec<Hidden<B>>;
 
 /// Hidden states in front of a layer, for one block of examples, by what stands in the layers before it.
 ///

@@ -25,6 +25,8 @@ pub struct Reply {
     pub greedy: Vec<bool>,
     /// The text, where text is generated.
     pub text: Option<String>,
+    /// The question whose document is closest, where documents are looked for.
+    pub found: Option<usize>,
 }
 
 impl Reply {
@@ -49,6 +51,7 @@ impl Reply {
             log_likelihoods: rows.iter().map(|row| -row.nats).collect(),
             greedy: rows.iter().map(|row| row.hits == row.count).collect(),
             text,
+            found: None,
         }
     }
 }

@@ -50,15 +50,16 @@ pub(crate) fn replies(measure: Measure, rows: &[Row]) -> Vec<Reply> {
     (0..rows.len() / 2)
         .map(|query| {
             let cosines = own.of(query);
-            let before = |document: usize| document != query && cosines[document].partial_cmp(&cosines[query]) != Some(Ordering::Less);
-            let rank = 1 + (0..cosines.len()).filter(|&document| before(document)).count();
+            let before = |document: &usize| *document != query && cosines[*document].partial_cmp(&cosines[query]) != Some(Ordering::Less);
+            let rank = 1 + (0..cosines.len()).filter(before).count();
+            let found = (0..cosines.len()).filter(before).max_by(|&a, &b| cosines[a].total_cmp(&cosines[b])).unwrap_or(query);
             let log_odds = log_softmax(&cosines);
             let divergence = parent.as_ref().map_or(0.0, |parent| {
                 let wanted = log_softmax(&parent.of(query));
                 wanted.iter().zip(&log_odds).map(|(wanted, found)| wanted.exp() * (wanted - found)).sum()
             });
             let score = Score { score: measure.score(rank), loss: -log_odds[query], divergence };
-            Reply { score, log_likelihoods: vec![log_odds[query]], greedy: vec![rank == 1], text: None }
+            Reply { score, log_likelihoods: vec![log_odds[query]], greedy: vec![rank == 1], text: None, found: Some(found) }
         })
         .collect()
 }
@@ -104,6 +105,16 @@ mod tests {
             [Row { vector: axis(i), reference: axis(i), ..Row::default() }, document]
         };
         replies(measure, &(0..3).flat_map(pair).collect::<Vec<_>>()).into_iter().map(|reply| reply.score).collect()
+    }
+
+    #[test]
+    fn what_is_found_first_is_named() {
+        let documents = [[9.0, 8.0, 7.0], [1.0, 2.0, 0.0], [1.0, 1.0, 0.0]];
+        let row = |vector: &[f32; 3]| Row { vector: vector.to_vec(), ..Row::default() };
+        let queries = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+        let rows: Vec<Row> = queries.iter().zip(&documents).flat_map(|(query, document)| [row(query), row(document)]).collect();
+        let found: Vec<Option<usize>> = replies(Measure::ReciprocalRank, &rows).iter().map(|reply| reply.found).collect();
+        assert_eq!(found, [Some(2), Some(1), Some(0)]);
     }
 
     fn scores(measure: Measure, documents: [[f32; 3]; 3]) -> Vec<f32> {

@@ -13,7 +13,7 @@ use crate::prefixes::{Path, Prefixes};
 use crate::reply::{Reply, Score};
 use crate::retrieval;
 use crate::task::{Metric, Question};
-use crate::work::{Outcome, Row, Work};
+use crate::work::{Hidden, Outcome, Row, Work};
 
 /// Tokens of a batch: large enough for full speed, small enough that several fit beside each other.
 const BATCH_TOKENS: usize = 4096;
@@ -63,8 +63,7 @@ impl<B: MixerBackend> Scorer<B> {
         };
         let cuts = parts.iter().flat_map(cut);
         let block = |range: Range<usize>| {
-            let sequences: Vec<_> = questions[range.clone()].iter().flat_map(|question| &question.answers).collect();
-            let batches = batches(&sequences, BATCH_TOKENS, device);
+            let batches = batches(&questions[range.clone()], |length| parent.0.reads_in_pieces(length), BATCH_TOKENS, device);
             Block { work: batches.into_iter().map(|batch| Work { batch, parent: None, pooling }).collect(), questions: range }
         };
         Self {
@@ -132,7 +131,7 @@ impl<B: MixerBackend> Scorer<B> {
 
     /// Bytes of the hidden states in front of one layer.
     fn bytes(&self, block: usize) -> usize {
-        let tokens: usize = self.blocks[block].work.iter().map(|work| work.batch.ids.dims().iter().product::<usize>()).sum();
+        let tokens: usize = self.blocks[block].work.iter().map(|work| work.batch.tokens()).sum();
         tokens * self.hidden * std::mem::size_of::<f32>()
     }
 
@@ -226,7 +225,7 @@ impl<B: MixerBackend> Scorer<B> {
         for &block in blocks {
             let sequences = self.blocks[block].work.iter().map(|work| work.batch.sequences.len()).sum();
             let mut of_block = vec![Row::default(); sequences];
-            let mut states: Vec<Vec<Tensor<B, 3>>> = Vec::new();
+            let mut states: Vec<Vec<Hidden<B>>> = Vec::new();
             let mut first = 0;
             while let Some(((_, index, layer, _), result)) = results.next_if(|((other, ..), _)| *other == block) {
                 for (&sequence, row) in self.blocks[block].work[*index].batch.sequences.iter().zip(result.rows) {

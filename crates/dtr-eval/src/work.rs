@@ -3,6 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use dtr_attention::{MixerBackend, loss};
+use dtr_models::decoder::Block;
 use dtr_models::{Context, Decoder, Pooling};
 
 use crate::batch::Batch;
@@ -25,7 +26,16 @@ pub(crate) struct Outcome<B: Backend> {
     /// As [`Work::parent`], of this model.
     pub front: Tensor<B, 3>,
     /// Hidden states behind each layer from the first that was run, the last one left out.
-    pub states: Vec<Tensor<B, 3>>,
+    pub states: Vec<Hidden<B>>,
+}
+
+/// What stands in front of a layer, or is added behind its mixer.
+#[derive(Debug, Clone)]
+pub(crate) struct Hidden<B: Backend> {
+    /// Of what rows begin with, `[Q, P, N]`, where that is read once for several of them.
+    prompts: Option<Tensor<B, 3>>,
+    /// Of the rows themselves, `[B, T, N]`.
+    rows: Tensor<B, 3>,
 }
 
 /// How the labelled tokens of one sequence were predicted, sums over them; or its vector.
@@ -56,7 +66,7 @@ impl<B: MixerBackend> Work<B> {
     pub fn score(
         &self,
         model: &Decoder<B>,
-        (first, state): (usize, Option<Tensor<B, 3>>),
+        (first, state): (usize, Option<Hidden<B>>),
         parent: &Decoder<B>,
         labels: &[u32],
         keep: bool,
@@ -73,25 +83,47 @@ impl<B: MixerBackend> Work<B> {
 
     /// Runs the layers from `first`; what comes in front of the head where labelled tokens are predicted, or the vectors of texts, and,
     /// if they are to be kept, the hidden states behind each layer but the last.
-    fn front(&self, model: &Decoder<B>, first: usize, state: Option<Tensor<B, 3>>, keep: bool) -> (Tensor<B, 3>, Vec<Tensor<B, 3>>) {
-        let context = model.context(self.batch.positions.clone());
-        let mut x = state.unwrap_or_else(|| model.embed(self.batch.ids.clone(), &self.batch.positions));
+    fn front(&self, model: &Decoder<B>, first: usize, state: Option<Hidden<B>>, keep: bool) -> (Tensor<B, 3>, Vec<Hidden<B>>) {
+        let Batch { prompts, ids, positions, .. } = &self.batch;
+        let contexts = (prompts.as_ref().map(|prompts| model.context(prompts.positions.clone())), model.context(positions.clone()));
+        let mut x = state.unwrap_or_else(|| Hidden {
+            prompts: prompts.as_ref().map(|prompts| model.embed(prompts.ids.clone(), &prompts.positions)),
+            rows: model.embed(ids.clone(), positions),
+        });
         let last = model.layers.len() - 1;
         let mut states = Vec::new();
         for layer in &model.layers[first..last] {
-            x = pass(layer, x, &context);
+            let mixed = self.mix(layer, &x, &contexts);
+            x = Hidden {
+                prompts: x.prompts.zip(mixed.prompts).map(|(x, mixed)| layer.after_mixer(x, mixed)),
+                rows: layer.after_mixer(x.rows, mixed.rows),
+            };
             if keep {
                 states.push(x.clone());
             }
         }
         // Behind the last mixer only the positions count that predict something.
         let layer = &model.layers[last];
-        let mixed = layer.mixer.mix(layer.mixer_input(x.clone()), &context);
+        let mixed = self.mix(layer, &x, &contexts).rows;
         if let Some(pooling) = self.pooling {
-            return (pooling.pool(layer.after_mixer(x, mixed), context.tokens).unsqueeze(), states);
+            return (pooling.pool(layer.after_mixer(x.rows, mixed), contexts.1.tokens).unsqueeze(), states);
         }
-        let [x, mixed] = [x, mixed].map(|x| self.predicting(x));
+        let [x, mixed] = [x.rows, mixed].map(|x| self.predicting(x));
         (layer.after_mixer(x, mixed), states)
+    }
+
+    /// What the mixer of a layer makes of `x`: rows go on from what it remembers of their prompts.
+    fn mix(&self, layer: &Block<B>, x: &Hidden<B>, contexts: &(Option<Context<B>>, Context<B>)) -> Hidden<B> {
+        let mix = |x: &Tensor<B, 3>, context, state| layer.mixer.forward(layer.mixer_input(x.clone()), context, state);
+        let empty = |x: &Tensor<B, 3>| layer.mixer.empty_state(x.dims()[0]);
+        let (prompts, state) = match (&self.batch.prompts, &x.prompts, &contexts.0) {
+            (Some(prompts), Some(x), Some(context)) => {
+                let (mixed, state) = mix(x, context, empty(x));
+                (Some(mixed), state.select(&prompts.continued))
+            }
+            _ => (None, empty(&x.rows)),
+        };
+        Hidden { prompts, rows: mix(&x.rows, &contexts.1, state).0 }
     }
 
     /// The rows of `x [B, T, N]` that predict a labelled token, `[1, M, N]`.
@@ -150,11 +182,6 @@ impl<B: MixerBackend> Work<B> {
         });
         rows.collect()
     }
-}
-
-fn pass<B: MixerBackend>(layer: &dtr_models::decoder::Block<B>, x: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 3> {
-    let state = layer.mixer.empty_state(x.dims()[0]);
-    layer.forward(x, context, state).0
 }
 
 /// How many answers of these lengths, one behind the other, are wholly right.

@@ -222,8 +222,10 @@ pub enum Error {
     },
 
     /// A task's layouts cannot be searched.
-    #[error("the search cannot go on: {reason}")]
+    #[error("the search of task \"{task}\" cannot go on: {reason}")]
     Search {
+        /// Task's name in the experiment.
+        task: String,
         /// Why not.
         reason: String,
     },
@@ -347,11 +349,12 @@ pub enum Error {
     EmptyPrompt,
 }
 
-impl From<dtr_search::SearchError<Self>> for Error {
-    fn from(error: dtr_search::SearchError<Self>) -> Self {
+impl Error {
+    /// Why the search of `task` has ended.
+    pub(crate) fn of_search(task: &str, error: dtr_search::SearchError<Self>) -> Self {
         match error {
             dtr_search::SearchError::Objective(error) => error,
-            other => Self::Search { reason: other.to_string() },
+            other => Self::Search { task: task.into(), reason: other.to_string() },
         }
     }
 }

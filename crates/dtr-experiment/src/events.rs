@@ -74,14 +74,15 @@ pub struct Efficiency {
     pub cache_bytes: usize,
 }
 
-/// An example that parent and `m_opt` answer differently. Each token of an answer is the likeliest after the right ones before it.
+/// An example that parent and `m_opt` answer differently. Each token of an answer is the likeliest after the right ones before it; where
+/// documents are looked for, the answer is the one that is found first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// Task's name in the experiment.
     pub task: String,
     /// Its place in the test split.
     pub example: usize,
-    /// Text before the answer, or its end where it is long.
+    /// Text before the answer, or its end where it is long; the query of a document.
     pub prompt: String,
     /// The right answer, or the part of it where the two first part.
     pub expected: String,
@@ -93,6 +94,19 @@ pub struct Answer {
     pub parent_score: f64,
     /// The score of `m_opt`.
     pub hybrid_score: f64,
+}
+
+/// A parent that guesses: what a hybrid keeps of such a score says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Guessing {
+    /// Its score on the examples that choose.
+    pub score: f64,
+    /// Where that score lies on examples of their kind, with 95 % confidence (Wilson).
+    pub interval: [f64; 2],
+    /// What guessing scores, which is not below that.
+    pub chance: f64,
+    /// How many examples there are.
+    pub examples: usize,
 }
 
 /// One thing that happened. `layout` is one letter a layer, `S` for the parent's own softmax attention.
@@ -196,6 +210,14 @@ pub enum Event {
         best: bool,
         /// What other examples say of it, where they were asked.
         confirmation: Option<Confirmation>,
+    },
+    /// The parent is not better at a task than guessing, as far as its examples tell.
+    Guessing {
+        /// Task's name in the experiment.
+        task: String,
+        /// By how little.
+        #[serde(flatten)]
+        found: Guessing,
     },
     /// A search ended.
     Searched {

@@ -133,6 +133,23 @@ mod tests {
     }
 
     #[test]
+    fn a_parent_that_guesses_is_said_and_named() {
+        let mut events = ended(0.26, 0.26);
+        let sure = page(&events);
+        assert!(!sure.contains("guessing") && !crate::terminal::summary(&Report::from_events(&events)).contains("WARNING"));
+        let found = crate::events::Guessing { score: 0.26, interval: [0.16, 0.38], chance: 0.25, examples: 64 };
+        events.insert(5, Event::Guessing { task: "recall".into(), found });
+        let report = Report::from_events(&events);
+        let (page, summary) = (page(&events), crate::terminal::summary(&report));
+        for part in ["26.0 % (16.0–38.0) on the 64 examples", "guessing scores 25.0 %"] {
+            assert!(page.contains(part) && summary.contains(part), "{part:?} is missing in {summary}");
+        }
+        assert!(page.contains("the parent guesses") && summary.contains("recall: WARNING"));
+        let line = serde_json::to_string(&events[5]).expect("JSON");
+        assert_eq!(serde_json::from_str::<Event>(&line).expect("an event"), events[5], "{line}");
+    }
+
+    #[test]
     fn a_run_under_way_shows_what_was_replaced_so_far() {
         let page = page(&begun());
         assert!(page.contains("not complete") && page.contains("searching <bdi>recall</bdi>"));

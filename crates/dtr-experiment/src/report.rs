@@ -11,7 +11,7 @@ use dtr_search::Confirmation;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Model;
-pub use crate::events::{Answer, Efficiency};
+pub use crate::events::{Answer, Efficiency, Guessing};
 pub use crossover::{Crossing, Crossover};
 pub use front::Point;
 
@@ -160,6 +160,9 @@ pub struct Task {
     pub metric: String,
     /// The parent's scores.
     pub parent: Scores,
+    /// Set where the parent guesses on the examples that choose.
+    #[serde(default)]
+    pub guessing: Option<Guessing>,
     /// The hybrid with the highest validation score.
     pub m_best: Hybrid,
     /// The most linear hybrid above the floor.

@@ -1,6 +1,6 @@
 //! Numbers as people read them, the same in terminal and page.
 
-use crate::report::{Crossing, Task};
+use crate::report::{Crossing, Guessing, Task};
 
 /// A share in percent, or a dash for what is no number.
 pub fn percent(share: f64) -> String {
@@ -60,6 +60,19 @@ pub fn shell(words: &[String]) -> String {
 pub fn floor(task: &Task) -> String {
     let of = if task.search.floor_is_score { "" } else { " of the parent" };
     format!("{:.0} %{of}", 100.0 * task.search.floor)
+}
+
+/// What it means that a parent guesses.
+pub fn guessing(found: &Guessing) -> String {
+    let Guessing { score, chance, examples, .. } = *found;
+    let range = interval(Some(found.interval)).unwrap_or_default();
+    format!(
+        "the parent scores {} ({range}) on the {examples} examples that choose, and guessing scores {}: no better, as far as they tell, so \
+         that what a hybrid keeps of it says nothing. Check the task's prompt and answers, give it more examples, or take a parent that \
+         knows the task",
+        percent(score),
+        percent(chance)
+    )
 }
 
 /// From where something is faster, as the end of a sentence.

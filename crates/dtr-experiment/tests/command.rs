@@ -1,14 +1,17 @@
 //! The command `dtr` as its users meet it: a whole small run, killed and resumed; its results used again; bad input refused.
 
+#[path = "support/killed.rs"]
+mod killed;
 mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use killed::killed;
 use support::{dtr, fails, succeeds, workspace};
 
 /// The quickstart made small: everything it does, on few tokens and examples.
@@ -82,11 +85,8 @@ fn a_run_killed_again_and_again_ends_as_one_that_was_not() {
     succeeds(&mut small_run(plain.path(), &[]));
     let mut finished = false;
     for pause in [300, 900, 1500, 2200, 3000] {
-        let mut child = small_run(broken.path(), &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs");
-        std::thread::sleep(Duration::from_millis(pause));
-        finished |= child.try_wait().expect("a child").is_some();
-        child.kill().expect("killed");
-        child.wait().expect("ended");
+        let began = Instant::now();
+        finished |= killed(&mut small_run(broken.path(), &[]), || began.elapsed() > Duration::from_millis(pause));
     }
     succeeds(&mut small_run(broken.path(), &[]));
     let (plain, broken) = (only_directory(plain.path()), only_directory(broken.path()));

@@ -21,11 +21,15 @@ fn encoder(directory: &Path) -> PathBuf {
     let vocabulary: serde_json::Map<String, Value> = words.iter().zip(0..).map(|(word, id)| (word.clone(), json!(id))).collect();
     let token = |id: usize| json!({ "SpecialToken": { "id": special[id], "type_id": 0 } });
     let entry = |id: usize| json!({ "id": special[id], "ids": [id], "tokens": [special[id]] });
+    let added = |id: usize| {
+        let plain = false;
+        json!({ "id": id, "content": special[id], "single_word": plain, "lstrip": plain, "rstrip": plain, "normalized": plain, "special": true })
+    };
     let tokenizer = json!({
         "version": "1.0",
         "truncation": { "max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right" },
         "padding": null,
-        "added_tokens": [],
+        "added_tokens": [added(2), added(3)],
         "normalizer": null,
         "pre_tokenizer": { "type": "Whitespace" },
         "post_processor": {
@@ -144,6 +148,25 @@ fn a_hybrid_of_an_encoder_finds_what_its_parent_finds() {
     assert!(task["parent"]["validation"].as_f64() > Some(0.2) && task["m_opt"]["replaced"].as_u64() > Some(0), "{task}");
     let row = &report["efficiency"][0];
     assert!(row["prefill_tokens_per_second"].as_f64() > Some(0.0) && row["decode_tokens_per_second"].is_null(), "{row}");
+
+    // What each finds first is a document of the split, and the right one where the rank says so.
+    let lines = std::fs::read_to_string(directory.path().join("pairs.jsonl")).expect("pairs");
+    let pairs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let differing = task["differing"].as_array().expect("a list");
+    assert!(!differing.is_empty(), "{task}");
+    for answer in differing {
+        let own = |pair: &&Value| {
+            let query = format!("{} [UNK] {}", pair["name"].as_str().expect("text"), pair["summary"].as_str().expect("text"));
+            answer["prompt"] == query && answer["expected"] == pair["body"]
+        };
+        assert!(pairs.iter().any(|pair| own(&pair)), "{answer}");
+        assert_ne!(answer["parent_score"], answer["hybrid_score"]);
+        for model in ["parent", "hybrid"] {
+            assert!(pairs.iter().any(|pair| pair["body"] == answer[model]), "{answer}");
+            let first = answer[format!("{model}_score")] == 1.0;
+            assert_eq!(answer[model] == answer["expected"], first, "{answer}");
+        }
+    }
 
     // What is written is a model again, and scores as it did.
     let hybrid = run.join("hybrid/pairs-m_opt");

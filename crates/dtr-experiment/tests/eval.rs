@@ -1,12 +1,15 @@
 //! Tasks of one's own as users of `dtr` meet them: scored, broken off and taken up, searched on, refused.
 
+#[path = "support/killed.rs"]
+mod killed;
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use killed::killed;
 use support::{dtr, fails, succeeds, workspace};
 
 const MODEL: &str = "assets/models/tiny-qwen3";
@@ -76,6 +79,33 @@ fn an_evaluation_is_stored_and_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn an_evaluation_killed_again_and_again_ends_as_one_that_was_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tasks = tasks(directory.path());
+    let [plain, broken] = ["plain", "broken"].map(|name| directory.path().join(name));
+    let evaluated = |out: &Path| eval(Path::new(MODEL), &tasks, &["--out", out.to_str().expect("text")]);
+    let expected = found(&mut evaluated(&plain));
+    let lines = || std::fs::read_to_string(broken.join("choices.jsonl")).map_or(0, |text| text.lines().count());
+    // Once on the way to the first results, then each time that there are more of them.
+    assert!(!killed(&mut evaluated(&broken), || broken.join(".lock").exists()), "it was over before it could be killed");
+    let mut left = vec![lines()];
+    while left.last() < Some(&400) {
+        let before = lines();
+        killed(&mut evaluated(&broken), || lines() > before);
+        left.push(lines());
+        assert!(left.last() > Some(&before), "nothing was added: {left:?}");
+    }
+    assert!(left.len() > 2 && left[1] < 400, "it was never broken off in the middle: {left:?}");
+    assert_eq!(found(&mut evaluated(&broken)), expected);
+    for name in ["choices.jsonl", "choices.json", "numbers.jsonl", "numbers.json"] {
+        let [plain, broken] = [&plain, &broken].map(|out| std::fs::read_to_string(out.join(name)).expect(name));
+        assert!(plain == broken, "{name} differs");
+    }
+    let half_written = |path: PathBuf| path.extension().is_some_and(|extension| extension == "tmp");
+    assert!(!std::fs::read_dir(&broken).expect("results").any(|entry| half_written(entry.expect("an entry").path())));
+}
+
+#[test]
 fn a_search_on_an_own_task_finds_what_eval_says() {
     let runs = tempfile::tempdir().expect("a directory");
     let mut run = dtr(&["run", "configs/own-task.toml", "--quiet", "--runs"]);
@@ -102,6 +132,48 @@ fn a_search_on_an_own_task_finds_what_eval_says() {
     assert!(close(&scored[0]["score"], &task["m_opt"]["test"]), "{scored} {task}");
     let parent = found(&mut eval(Path::new(MODEL), &directory.join("experiment.toml"), &["--split", "validation"]));
     assert!(close(&parent[0]["score"], &task["parent"]["validation"]), "{parent} {task}");
+}
+
+#[test]
+fn a_parent_that_guesses_is_told_and_one_that_scores_nothing_is_refused() {
+    let runs = tempfile::tempdir().expect("a directory");
+    // Which of four letters is right follows from nothing in the question.
+    let line = |at: usize| json!({ "id": at, "question": format!("case {at}: "), "right": (at * at / 3 + at / 7) % 4 }).to_string();
+    let file = runs.path().join("coin.jsonl");
+    std::fs::write(&file, (0..200).map(|at| line(at) + "\n").collect::<String>()).expect("written");
+    let run = |answer: &str| {
+        let task = format!(
+            "tasks.coin={{ validation = 40, test = 40, json-lines = {{ files = {{ divided = {{ files = [{file:?}], validation = 0.3, test = 0.3 }} }}, \
+             id = \"id\", prompt = \"{{question}}\", delimiter = \"\", too-long = \"refuse\", answer = {answer} }} }}"
+        );
+        let mut run = dtr(&["run", "configs/own-task.toml", "--quiet", "--json", "--runs"]);
+        run.arg(runs.path());
+        for set in [
+            "distill.tokens=2560",
+            "distill.calibration-tokens=1280",
+            "tasks.contacts.validation=1",
+            "tasks.contacts.test=1",
+            "search.tasks=[\"coin\"]",
+            "search.strategy=\"uniform\"",
+            "efficiency.contexts=[32]",
+            "efficiency.decode-tokens=2",
+            &task,
+        ] {
+            run.args(["--set", set]);
+        }
+        run
+    };
+    let told = succeeds(&mut run("{ choices = { texts = [\"A\", \"B\", \"C\", \"D\"], right = \"{right}\", normalise = \"nothing\" } }"));
+    let warning = String::from_utf8_lossy(&told.stderr);
+    assert!(warning.contains("searching coin: the parent scores") && warning.contains("guessing scores 25.0 %"), "{warning}");
+    let lines: Vec<Value> = String::from_utf8_lossy(&told.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let event = lines.iter().find(|line| line["event"] == "guessing").expect("an event");
+    assert_eq!((&event["task"], &event["chance"], &event["examples"]), (&"coin".into(), &0.25.into(), &40.into()));
+    let report = &lines.last().expect("a report")["report"]["tasks"]["coin"]["guessing"];
+    assert_eq!(report["score"], event["score"]);
+    // No text of the model is this.
+    let nothing = "{ generate = { target = \"{right}0123456789\", metric = \"exact-match\", max-tokens = 2, stop = [\"\\n\"] } }";
+    fails(&mut run(nothing), &["the search of task \"coin\" cannot go on", "the parent's score is 0"]);
 }
 
 #[test]

@@ -160,6 +160,16 @@ impl<B: MixerBackend> Decoder<B> {
         self.encoder
     }
 
+    /// Whether a sequence of so many tokens is the same read in pieces and read at once: no encoder's is, and by `dynamic` rotary scaling
+    /// none beyond the trained context.
+    pub fn reads_in_pieces(&self, length: usize) -> bool {
+        let same = match &self.position {
+            PositionEmbedding::Rotary(rope) => rope.reads_in_pieces(length),
+            PositionEmbedding::Learned { .. } => true,
+        };
+        same && !self.encoder
+    }
+
     /// Width of the hidden states.
     pub fn hidden(&self) -> usize {
         self.embed_tokens.weight.dims()[1]

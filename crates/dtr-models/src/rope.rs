@@ -146,6 +146,11 @@ impl Rope {
         }
     }
 
+    /// Whether the keys of a sequence of so many tokens have the same angles however it is cut into pieces.
+    pub fn reads_in_pieces(&self, length: usize) -> bool {
+        !matches!(self.scaling, RopeScaling::Dynamic { original, .. } if length > original)
+    }
+
     /// The tables for these positions. By `dynamic`, a row's own tokens alone decide, so that it does not depend on its neighbours.
     pub fn tables<B: Backend>(&self, head_dim: usize, positions: &Positions, device: &B::Device) -> Rotary<B> {
         let rows = if matches!(self.scaling, RopeScaling::Dynamic { .. }) { positions.rows() } else { 1 };

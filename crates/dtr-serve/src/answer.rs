@@ -28,6 +28,8 @@ pub struct Piece {
     pub text: String,
     /// Scores of the prompt's tokens but the first, with the first piece.
     pub prompt: Vec<TokenScore>,
+    /// Tokens of the prompt that were read before, with the first piece.
+    pub cached: usize,
     /// Scores of new tokens.
     pub scores: Vec<TokenScore>,
     /// New tokens.
@@ -75,9 +77,10 @@ async fn pass_on(served: &Served, wish: &Wish, mut running: Running, sender: &Se
 
 /// What an event adds; `None` after the end of the text, which a stop string can bring before the model knows of it.
 fn piece(served: &Served, text: &mut Option<TextStream>, event: Event) -> Option<Piece> {
-    let Event { choice, prompt, token, score, finish } = event;
+    let Event { choice, prompt, cached, token, score, finish } = event;
     let mut stream = text.take()?;
-    let mut piece = Piece { choice, prompt, scores: score.into_iter().collect(), tokens: token.iter().len(), ..Piece::default() };
+    let (scores, tokens) = (score.into_iter().collect(), token.iter().len());
+    let mut piece = Piece { choice, prompt, cached, scores, tokens, ..Piece::default() };
     if let Some(token) = token.filter(|token| !served.end_tokens.contains(token)) {
         piece.text = stream.push(token).unwrap_or_default();
     }
@@ -102,20 +105,52 @@ fn piece(served: &Served, text: &mut Option<TextStream>, event: Event) -> Option
 pub async fn collect(mut pieces: Receiver<Result<Piece, ApiError>>, choices: usize) -> Result<Vec<Piece>, ApiError> {
     let mut all: Vec<Piece> = (0..choices).map(|choice| Piece { choice, ..Piece::default() }).collect();
     while let Some(piece) = pieces.recv().await {
-        let Piece { choice, text, prompt, scores, tokens, finish } = piece?;
+        let Piece { choice, text, prompt, cached, scores, tokens, finish } = piece?;
         let whole = &mut all[choice];
         whole.text += &text;
         whole.prompt.extend(prompt);
         whole.scores.extend(scores);
         whole.tokens += tokens;
+        whole.cached += cached;
         whole.finish = finish;
     }
     Ok(all)
 }
 
 /// Number of tokens read and made.
-pub fn usage(wish: &Wish, tokens: usize) -> Value {
-    json!({ "prompt_tokens": wish.prompt_tokens, "completion_tokens": tokens, "total_tokens": wish.prompt_tokens + tokens })
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    tokens: usize,
+    cached: usize,
+}
+
+impl Usage {
+    /// Counts a piece. A prompt counts once, with its first choice.
+    pub fn add(&mut self, piece: &Piece, wish: &Wish) {
+        self.tokens += piece.tokens;
+        if piece.choice.is_multiple_of(wish.choices) {
+            self.cached += piece.cached;
+        }
+    }
+
+    /// As it is told.
+    pub fn json(self, wish: &Wish) -> Value {
+        json!({
+            "prompt_tokens": wish.prompt_tokens,
+            "completion_tokens": self.tokens,
+            "total_tokens": wish.prompt_tokens + self.tokens,
+            "prompt_tokens_details": { "cached_tokens": self.cached },
+        })
+    }
+}
+
+/// Of all pieces together.
+pub fn usage(pieces: &[Piece], wish: &Wish) -> Value {
+    let mut usage = Usage::default();
+    for piece in pieces {
+        usage.add(piece, wish);
+    }
+    usage.json(wish)
 }
 
 /// What responses have in common.
@@ -155,7 +190,7 @@ pub fn stream(
 ) -> Response {
     let (sender, receiver) = channel(1);
     tokio::spawn(async move {
-        let mut tokens = 0;
+        let mut usage = Usage::default();
         let send = async |value: String| sender.send(value).await.is_ok();
         for choice in first {
             if !send(head.with(vec![choice], None).to_string()).await {
@@ -165,7 +200,7 @@ pub fn stream(
         while let Some(piece) = pieces.recv().await {
             let event = match piece {
                 Ok(piece) => {
-                    tokens += piece.tokens;
+                    usage.add(&piece, &wish);
                     chunk(&piece).map(|choice| head.with(vec![choice], None))
                 }
                 Err(error) => Some(error.json()),
@@ -176,7 +211,7 @@ pub fn stream(
                 _ => {}
             }
         }
-        if wish.include_usage && !send(head.with(vec![], Some(usage(&wish, tokens))).to_string()).await {
+        if wish.include_usage && !send(head.with(vec![], Some(usage.json(&wish))).to_string()).await {
             return;
         }
         send("[DONE]".to_owned()).await;

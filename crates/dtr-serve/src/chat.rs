@@ -78,13 +78,12 @@ impl Chat {
             }));
         }
         let whole = answer::collect(pieces, wish.sequences.len()).await?;
-        let tokens = whole.iter().map(|piece| piece.tokens).sum();
         let choice = |piece: &Piece| {
             let message = json!({ "role": "assistant", "content": piece.text });
             json!({ "index": piece.choice, "message": message, "logprobs": logprobs(piece), "finish_reason": piece.finish })
         };
         let head = Head::new("chatcmpl", "chat.completion", served);
-        Ok(json_body(&head.with(whole.iter().map(choice).collect(), Some(answer::usage(&wish, tokens)))).into_response())
+        Ok(json_body(&head.with(whole.iter().map(choice).collect(), Some(answer::usage(&whole, &wish)))).into_response())
     }
 }
 

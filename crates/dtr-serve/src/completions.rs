@@ -55,9 +55,8 @@ impl Completion {
         let echo = request.echo.unwrap_or(false);
         let scores = Scores { top, prompt: echo };
         let wish = request.wish(prompts, request.max_tokens, Some(DEFAULT_TOKENS), scores, served)?;
-        let choices = request.n.unwrap_or(1) as usize;
         let shown = |place: usize| match &texts {
-            Some(texts) => texts[place / choices].clone(),
+            Some(texts) => texts[place / wish.choices].clone(),
             None => served.tokenizer.decode(&wish.sequences[place].prompt).unwrap_or_default(),
         };
         let echo = echo.then(|| (0..wish.sequences.len()).map(shown).collect());
@@ -90,9 +89,8 @@ impl Completion {
             return Ok(answer::stream(head, wish, pieces, vec![], move |piece| choice(piece, true)));
         }
         let whole = answer::collect(pieces, wish.sequences.len()).await?;
-        let tokens = whole.iter().map(|piece| piece.tokens).sum();
         let choices = whole.iter().filter_map(|piece| choice(piece, false)).collect();
-        Ok(json_body(&head.with(choices, Some(answer::usage(&wish, tokens)))).into_response())
+        Ok(json_body(&head.with(choices, Some(answer::usage(&whole, &wish)))).into_response())
     }
 }
 

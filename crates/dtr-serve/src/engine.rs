@@ -15,8 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::Limits;
 use crate::error::ApiError;
 
-/// Tokens, padding included, of prompts that are read together: bounds the memory of their hidden states.
-const PREFILL_TOKENS: usize = 8192;
+/// Tokens, padding included, that are read of prompts between two tokens of what is being generated: bounds how long a stream is held up,
+/// and the memory of hidden states.
+pub const PIECE_TOKENS: usize = 512;
 
 /// The way to the model's thread.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Event {
     pub choice: usize,
     /// Scores of the prompt's tokens but the first, with the first event, if asked for.
     pub prompt: Vec<TokenScore>,
+    /// Tokens of the prompt that an earlier sequence had read, with the first event.
+    pub cached: usize,
     /// The new token, if one was asked for.
     pub token: Option<u32>,
     /// Its score, if asked for.
@@ -75,17 +78,14 @@ impl Client {
     }
 }
 
-#[derive(Debug)]
-struct Job {
-    client: Client,
-    sequence: Sequence,
-}
+/// A sequence, and who waits for it.
+type Job = (Client, Sequence);
 
 impl Engine {
     /// Gives `model` a thread of its own, which ends when the engine is dropped.
     pub fn start<B: MixerBackend>(model: Decoder<B>, device: B::Device, limits: Limits) -> Self {
         let (sender, jobs) = mpsc::channel();
-        thread::spawn(move || run(&model, &device, &jobs, limits.batch));
+        thread::spawn(move || run(&model, &device, &jobs, limits));
         let count = limits.batch + limits.queue;
         Self { jobs: sender, places: Arc::new(Semaphore::new(count)), count }
     }
@@ -103,14 +103,14 @@ impl Engine {
             let gone = Arc::new(AtomicBool::new(false));
             left.push(Arc::clone(&gone));
             let client = Client(Arc::new(Listener { choice, events: events.clone(), left: gone, _place: places.split(1) }));
-            self.jobs.send(Job { client, sequence }).map_err(|_| ApiError::Stopped)?;
+            self.jobs.send((client, sequence)).map_err(|_| ApiError::Stopped)?;
         }
         Ok(Running { events: receiver, left })
     }
 }
 
-fn run<B: MixerBackend>(model: &Decoder<B>, device: &B::Device, jobs: &mpsc::Receiver<Job>, room: usize) {
-    let mut batch = Batch::new(model, device);
+fn run<B: MixerBackend>(model: &Decoder<B>, device: &B::Device, jobs: &mpsc::Receiver<Job>, limits: Limits) {
+    let mut batch = Batch::new(model, device).remembering(limits.memory_bytes);
     let mut waiting = VecDeque::new();
     loop {
         if batch.is_empty() && waiting.is_empty() {
@@ -118,30 +118,16 @@ fn run<B: MixerBackend>(model: &Decoder<B>, device: &B::Device, jobs: &mpsc::Rec
             waiting.push_back(job);
         }
         waiting.extend(jobs.try_iter());
-        waiting.retain(|job: &Job| job.client.listens());
+        waiting.retain(|(client, _): &Job| client.listens());
         batch.retain(Client::listens);
-        let new = next(&mut waiting, room - batch.len());
-        batch.admit(new).into_iter().for_each(tell);
+        batch.begin(&mut waiting, limits.batch - batch.len(), PIECE_TOKENS);
+        batch.read(PIECE_TOKENS).into_iter().for_each(tell);
         batch.step().into_iter().for_each(tell);
     }
 }
 
-/// The longest-waiting sequences that fit in, and whose prompts can be read together.
-fn next(waiting: &mut VecDeque<Job>, room: usize) -> Vec<(Client, Sequence)> {
-    let mut new = Vec::new();
-    let mut longest = 0;
-    while let Some(job) = waiting.front() {
-        longest = longest.max(job.sequence.prompt.len());
-        if new.len() == room || (!new.is_empty() && (new.len() + 1) * longest > PREFILL_TOKENS) {
-            break;
-        }
-        new.extend(waiting.pop_front().map(|Job { client, sequence }| (client, sequence)));
-    }
-    new
-}
-
 fn tell(progress: Progress<Client>) {
-    let Progress { key: Client(listener), prompt, token, score, finish } = progress;
+    let Progress { key: Client(listener), prompt, cached, token, score, finish } = progress;
     // Nobody may listen any more: then the sequence leaves before the next step.
-    let _ = listener.events.send(Event { choice: listener.choice, prompt, token, score, finish });
+    let _ = listener.events.send(Event { choice: listener.choice, prompt, cached, token, score, finish });
 }

@@ -33,6 +33,10 @@ pub struct Limits {
     pub batch: usize,
     /// Sequences that may wait for a place among them; more are refused.
     pub queue: usize,
+    /// Open connections; more wait to be accepted.
+    pub connections: usize,
+    /// Bytes of what is remembered of earlier sequences.
+    pub memory_bytes: usize,
 }
 
 /// A model that is served.

@@ -102,6 +102,8 @@ pub struct Wish {
     pub stops: Vec<String>,
     /// Whether special tokens are left out of the text.
     pub skip_special: bool,
+    /// Choices of each prompt.
+    pub choices: usize,
     /// Tokens of all prompts, each counted once.
     pub prompt_tokens: usize,
 }
@@ -226,6 +228,7 @@ impl Request {
             include_usage: self.stream_options.as_ref().is_some_and(|options| options.include_usage),
             stops,
             skip_special: self.skip_special_tokens.unwrap_or(true),
+            choices,
             prompt_tokens,
         })
     }

@@ -1,7 +1,10 @@
 //! Routes, bodies, and the life of the server.
 
 use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -9,8 +12,11 @@ use axum::extract::{Path, State};
 use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get, post};
-use axum::serve::ListenerExt;
+use axum::serve::Listener;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -36,16 +42,72 @@ pub fn router(served: Arc<Served>) -> Router {
         .with_state(served)
 }
 
-/// Serves `router` until the process is told to end (ctrl-c). Requests under way then have half a minute; a second ctrl-c ends it at once.
+/// A listener that accepts no more than so many connections at a time; others wait in the system's queue.
+struct Bounded {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+/// A connection and its place.
+struct Connection {
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { std::future::pending().await };
+        let (stream, address) = Listener::accept(&mut self.listener).await;
+        // Small packets, each a token: they are not to wait for each other. That this can fail does no harm.
+        drop(stream.set_nodelay(true));
+        (Connection { stream, _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Serves `router` to so many connections at a time until the process is told to end (ctrl-c). Requests under way then have half a minute; a second ctrl-c ends it at once.
 ///
 /// # Errors
 /// If the listener or the runtime fails.
-pub fn serve(router: Router, listener: std::net::TcpListener) -> io::Result<()> {
+pub fn serve(router: Router, listener: std::net::TcpListener, connections: usize) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         listener.set_nonblocking(true)?;
-        // Small packets, each a token: they are not to wait for each other. That this can fail does no harm.
-        let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|connection| drop(connection.set_nodelay(true)));
+        let listener = Bounded { listener: TcpListener::from_std(listener)?, places: Arc::new(Semaphore::new(connections)) };
         let (told, tell) = tokio::sync::oneshot::channel::<()>();
         let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
             interrupted().await;

@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
+use dtr_models::generate::Sequence;
 use dtr_models::{ChatTemplate, Tokenizer, checkpoint};
+use dtr_serve::engine::PIECE_TOKENS;
 use dtr_serve::{Engine, Limits, Served, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 type Flex = burn_flex::Flex;
 
-const LIMITS: Limits = Limits { body_bytes: 20_000, tokens: 400, batch: 4, queue: 4 };
+const LIMITS: Limits = Limits { body_bytes: 20_000, tokens: 400, batch: 4, queue: 4, connections: 16, memory_bytes: 0 };
 const TEMPLATE: &str = "{% for message in messages %}{{ message.content }}{% if message.role == 'bad' %}{{ raise_exception('no ' + message.role) }}{% endif %}{% endfor %}";
 const BOOK: &str = "<|phone|>Alice Baker: 4821\nBob Clark: 1733\nCarol Davis: 9046\n<|query|>Bob Clark: ";
 
@@ -102,7 +104,12 @@ fn prompts_of_every_form_are_continued() {
             let prompt_tokens = choices * tokens.len();
             assert_eq!(
                 answer["usage"],
-                json!({ "prompt_tokens": prompt_tokens, "completion_tokens": 4 * choices, "total_tokens": prompt_tokens + 4 * choices })
+                json!({
+                    "prompt_tokens": prompt_tokens,
+                    "completion_tokens": 4 * choices,
+                    "total_tokens": prompt_tokens + 4 * choices,
+                    "prompt_tokens_details": { "cached_tokens": 0 },
+                })
             );
         }
         let answer =
@@ -279,12 +286,12 @@ fn more_than_there_is_room_for_is_turned_away() {
     });
 }
 
-/// The address of a server with one place, and it.
-fn listening() -> (std::net::SocketAddr, Arc<Served>) {
-    let served = served(Limits { batch: 1, queue: 0, tokens: 4000, ..LIMITS });
+/// The address of a server, and it. No token ends a text: one that is drawn would do so at any time.
+fn listening(limits: Limits) -> (std::net::SocketAddr, Arc<Served>) {
+    let served = Arc::new(Served { end_tokens: vec![], ..Arc::into_inner(served(limits)).expect("nobody else has it") });
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let (address, router) = (listener.local_addr().expect("an address"), router(Arc::clone(&served)));
-    std::thread::spawn(move || dtr_serve::serve(router, listener));
+    std::thread::spawn(move || dtr_serve::serve(router, listener, limits.connections));
     (address, served)
 }
 
@@ -298,7 +305,7 @@ fn post(address: std::net::SocketAddr, body: &Value) -> TcpStream {
 
 #[test]
 fn a_client_that_goes_away_frees_its_place() {
-    let (address, _served) = listening();
+    let (address, _served) = listening(Limits { batch: 1, queue: 0, tokens: 4000, ..LIMITS });
     for streamed in [true, false] {
         let mut long = post(address, &json!({ "model": "tiny", "prompt": "fn", "max_tokens": 3900, "temperature": 1, "stream": streamed }));
         if streamed {
@@ -321,4 +328,78 @@ fn a_client_that_goes_away_frees_its_place() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+#[test]
+fn what_was_read_before_is_read_no_more() {
+    let served = served(Limits { memory_bytes: 1 << 26, ..LIMITS });
+    let tokens = served.tokenizer.encode(BOOK).expect("tokens");
+    let (answer, more) = ("1733", "\n<|query|>Alice Baker: ");
+    let [answer_tokens, more_tokens] = [answer, more].map(|text| served.tokenizer.encode(text).expect("tokens"));
+    assert_eq!(answer_tokens.len(), 4);
+    let further = [&tokens[..], &answer_tokens, &more_tokens].concat();
+    let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number") as usize;
+    within(async {
+        let check = async |body: Value, text: &str, expected: usize| {
+            let answer = ask(&served, "/v1/completions", body.clone()).await;
+            assert_eq!((answer["choices"][0]["text"].as_str(), cached(&answer)), (Some(text), expected), "{body}");
+        };
+        let body = |prompt: Value| json!({ "prompt": prompt, "max_tokens": 4, "temperature": 0 });
+        check(body(json!(BOOK)), answer, 0).await;
+        check(body(json!(BOOK)), answer, tokens.len()).await;
+        // The last token of an answer is made and not read. A prompt that goes on otherwise goes on from the prompt.
+        check(body(json!(further)), "4821", tokens.len() + 3).await;
+        check(body(json!([&tokens[..], &more_tokens].concat())), "4821", tokens.len()).await;
+        // Each prompt counts once.
+        check(json!({ "prompt": [tokens, further], "n": 2, "max_tokens": 4, "temperature": 0 }), answer, tokens.len() + further.len())
+            .await;
+        // Scores of a prompt need all of it; and what is shorter than anything known is read from its beginning.
+        let scored = json!({ "prompt": BOOK, "max_tokens": 4, "temperature": 0, "echo": true, "logprobs": 0 });
+        check(scored, &format!("{BOOK}{answer}"), 0).await;
+        let shorter = ask(&served, "/v1/completions", body(json!(tokens[..tokens.len() - 1]))).await;
+        assert_eq!(cached(&shorter), 0);
+        // A conversation goes on from its last turn.
+        let mut body = json!({ "messages": [{ "role": "user", "content": BOOK }], "max_tokens": 4, "temperature": 0 });
+        assert_eq!(cached(&ask(&served, "/v1/chat/completions", body.clone()).await), tokens.len());
+        for (role, content) in [("assistant", answer), ("user", more)] {
+            body["messages"].as_array_mut().expect("a list").push(json!({ "role": role, "content": content }));
+        }
+        body["stream_options"] = json!({ "include_usage": true });
+        let chunks = ask_stream(&served, "/v1/chat/completions", body).await;
+        let text: String = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+        let read = cached(chunks.last().expect("usage"));
+        assert!(text == "4821" && read >= tokens.len() + 3, "{text}, {read}");
+    });
+}
+
+#[test]
+fn a_long_prompt_does_not_hold_up_a_stream() {
+    let served = served(Limits { tokens: 8000, ..LIMITS });
+    let mut stream = served.engine.submit(vec![Sequence::new(vec![20, 21, 22], 4000)]).expect("a place");
+    within(async {
+        stream.events.recv().await.expect("a first token");
+        let pieces = 6;
+        let long: Vec<u32> = (0..pieces * PIECE_TOKENS as u32).map(|i| i * 37 % 2000 + 15).collect();
+        let mut other = served.engine.submit(vec![Sequence::new(long, 1)]).expect("a place");
+        while stream.events.try_recv().is_ok() {}
+        other.events.recv().await.expect("its only token");
+        let meanwhile = std::iter::from_fn(|| stream.events.try_recv().ok()).count();
+        // One token behind each piece but the last.
+        assert!(meanwhile >= pieces as usize - 1, "{meanwhile}");
+    });
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_a_place() {
+    let (address, _served) = listening(Limits { connections: 2, ..LIMITS });
+    let mut idle: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(address).expect("connected")).collect();
+    let mut third = post(address, &json!({ "model": "tiny", "prompt": "fn", "max_tokens": 1 }));
+    third.set_read_timeout(Some(Duration::from_millis(500))).expect("a limit");
+    let mut byte = [0];
+    third.read_exact(&mut byte).expect_err("nobody listens yet");
+    idle.pop();
+    third.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+    let mut text = String::new();
+    third.read_to_string(&mut text).expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
 }

@@ -92,6 +92,18 @@ impl Metric {
     }
 }
 
+impl Metric {
+    /// Mean score of guessing where one of several answers is chosen; 0 where nothing is known of it.
+    pub fn chance(&self, questions: &[Question]) -> f64 {
+        let of = |question: &Question| match self {
+            Self::Choice(_) => 1.0 / question.answers.len() as f64,
+            Self::Label(tokens) => 1.0 / tokens.len() as f64,
+            _ => 0.0,
+        };
+        questions.iter().map(of).sum::<f64>() / questions.len() as f64
+    }
+}
+
 /// A sequence and which of its tokens are to be predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
@@ -134,6 +146,16 @@ impl Question {
     /// The right answer with all that stands before it.
     pub fn example(&self) -> &Example {
         &self.answers[self.right]
+    }
+
+    /// Tokens that all answers begin with, as far as no labelled token is predicted from the last of them.
+    pub fn shared(&self) -> usize {
+        let first = &self.example().tokens;
+        let alike = |answer: &Example| {
+            let alike = first.iter().zip(&answer.tokens).take_while(|(first, other)| first == other).count();
+            alike.min(answer.labelled.first().map_or(0, |at| at - 1))
+        };
+        self.answers.iter().map(alike).min().unwrap_or(0)
     }
 
     /// Tokens of all answers together.

@@ -10,7 +10,7 @@ use crate::explain;
 use crate::report::{Answer, Hybrid, Report, Task, interval::wilson};
 use crate::rounds::{choosing, scored, trace};
 use crate::terminal::confirmed;
-use crate::words::{duration, floor, interval, percent};
+use crate::words::{duration, floor, guessing, interval, percent};
 
 /// Rounds that are drawn; of more, the last ones.
 const ROUNDS: usize = 64;
@@ -27,6 +27,7 @@ pub fn context(name: &str, task: &Task, report: &Report, events: &[Event]) -> Va
         name,
         metric => task.metric.clone(),
         lead => lead(task, report, name),
+        guessing => task.guessing.as_ref().map(guessing),
         picture => Value::from_safe_string(picture),
         left_out => rows.len().saturating_sub(ROUNDS),
         rounds => trace.map_or_else(Vec::new, words),

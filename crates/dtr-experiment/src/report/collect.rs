@@ -80,6 +80,7 @@ impl Report {
                 let task = self.task(task);
                 (task.metric, task.examples) = (metric, Examples { validation, test });
             }
+            Event::Guessing { task, found } => self.task(task).guessing = Some(found),
             Event::Evaluated { task, .. } => {
                 self.task(task);
             }

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
-use dtr_eval::Example;
+use dtr_eval::{Example, Metric, Question, evaluate};
 use dtr_models::{Decoder, Tokenizer};
 
 use crate::error::Error;
@@ -14,41 +14,74 @@ const EACH: usize = 3;
 /// Tokens of an answer that are shown.
 const TOKENS: usize = 24;
 
-/// Characters of text before it.
+/// Characters of text before it, or of a document.
 const CHARACTERS: usize = 900;
+
+/// Someone's answers on the test split: a model, and the score of each.
+pub(super) type Answers<'a, B> = (&'a Decoder<B>, &'a [dtr_search::Example]);
 
 /// The examples on which the scores of `parent` and `hybrid` are furthest apart, in both directions.
 pub(super) fn differing<B: MixerBackend>(
     task: &str,
-    (parent, parent_scores): (&Decoder<B>, &[dtr_search::Example]),
-    (hybrid, hybrid_scores): (&Decoder<B>, &[dtr_search::Example]),
-    examples: &[Example],
+    metric: &Metric,
+    (parent, parent_scores): Answers<'_, B>,
+    (hybrid, hybrid_scores): Answers<'_, B>,
+    questions: &[Question],
     tokenizer: &Tokenizer,
     device: &B::Device,
 ) -> Result<Vec<Answer>, Error> {
-    let mut found = Vec::new();
-    // What an encoder finds is a place among vectors, no text.
-    if parent.is_encoder() {
-        return Ok(found);
-    }
-    for example in furthest(parent_scores, hybrid_scores) {
-        let Example { tokens, labelled, .. } = &examples[example];
-        let said = [parent, hybrid].map(|model| predictions(model, tokens, labelled, device));
+    let examples = furthest(parent_scores, hybrid_scores);
+    let models = [parent, hybrid];
+    let texts = match metric {
+        _ if examples.is_empty() => Vec::new(),
+        Metric::Retrieval(..) => retrieved(models, metric, questions, &examples, tokenizer, device)?,
+        _ => predicted(models, questions, &examples, tokenizer, device)?,
+    };
+    let answer = |(example, [prompt, expected, parent, hybrid]): (usize, [String; 4])| {
+        let [parent_score, hybrid_score] = [parent_scores, hybrid_scores].map(|scores| scores[example].score.into());
+        Answer { task: task.into(), example, prompt, expected, parent, hybrid, parent_score, hybrid_score }
+    };
+    Ok(examples.into_iter().zip(texts).map(answer).collect())
+}
+
+/// Of each example what stands before the answer, the right one, and what each model says in its place.
+fn predicted<B: MixerBackend>(
+    models: [&Decoder<B>; 2],
+    questions: &[Question],
+    examples: &[usize],
+    tokenizer: &Tokenizer,
+    device: &B::Device,
+) -> Result<Vec<[String; 4]>, Error> {
+    let texts = |&example: &usize| {
+        let Example { tokens, labelled, .. } = questions[example].example();
+        let said = models.map(|model| predictions(model, tokens, labelled, device));
         let first = (0..labelled.len()).find(|&at| said[0][at] != said[1][at]).unwrap_or(0);
         let shown = if labelled.len() <= TOKENS { 0..labelled.len() } else { first..labelled.len().min(first + TOKENS) };
         let expected: Vec<u32> = labelled[shown.clone()].iter().map(|&at| tokens[at]).collect();
-        found.push(Answer {
-            task: task.into(),
-            example,
-            prompt: end(&tokenizer.decode(&tokens[..labelled[shown.start]])?),
-            expected: tokenizer.decode(&expected)?,
-            parent: tokenizer.decode(&said[0][shown.clone()])?,
-            hybrid: tokenizer.decode(&said[1][shown])?,
-            parent_score: parent_scores[example].score.into(),
-            hybrid_score: hybrid_scores[example].score.into(),
-        });
-    }
-    Ok(found)
+        let decode = |tokens: &[u32]| tokenizer.decode(tokens);
+        let prompt = end(&decode(&tokens[..labelled[shown.start]])?);
+        Ok([prompt, decode(&expected)?, decode(&said[0][shown.clone()])?, decode(&said[1][shown])?])
+    };
+    examples.iter().map(texts).collect()
+}
+
+/// Of each example the query, the right document, and the one that each model finds first.
+fn retrieved<B: MixerBackend>(
+    models: [&Decoder<B>; 2],
+    metric: &Metric,
+    questions: &[Question],
+    examples: &[usize],
+    tokenizer: &Tokenizer,
+    device: &B::Device,
+) -> Result<Vec<[String; 4]>, Error> {
+    let found = models.map(|model| evaluate(model, questions, metric, device));
+    let text = |example: &Example| -> Result<String, Error> { Ok(beginning(&tokenizer.decode_with(&example.tokens, true)?)) };
+    let texts = |&example: &usize| {
+        let [parent, hybrid] = found.each_ref().map(|replies| questions[replies[example].found.unwrap_or(example)].example());
+        let question = &questions[example];
+        Ok([text(&question.answers[0])?, text(question.example())?, text(parent)?, text(hybrid)?])
+    };
+    examples.iter().map(texts).collect()
 }
 
 /// Places of the examples where the hybrid loses most, then of those where it gains most; the earlier one on a tie.
@@ -68,6 +101,13 @@ fn predictions<B: MixerBackend>(model: &Decoder<B>, tokens: &[u32], labelled: &[
     let likeliest = model.logits(ids).argmax(2).into_data().convert::<i64>();
     let likeliest: Vec<i64> = likeliest.iter::<i64>().collect();
     labelled.iter().map(|&at| likeliest[at - 1] as u32).collect()
+}
+
+fn beginning(text: &str) -> String {
+    match text.char_indices().nth(CHARACTERS) {
+        Some((place, _)) => format!("{}…", &text[..place]),
+        None => text.to_owned(),
+    }
 }
 
 fn end(text: &str) -> String {
@@ -95,6 +135,7 @@ mod tests {
     fn long_text_is_cut_at_a_character() {
         let text = "ä".repeat(2 * CHARACTERS);
         assert_eq!(end(&text).chars().count(), CHARACTERS + 1);
-        assert_eq!(end("short"), "short");
+        assert_eq!((end("short"), beginning("short")), ("short".into(), "short".into()));
+        assert_eq!(beginning(&text).chars().count(), CHARACTERS + 1);
     }
 }

@@ -17,8 +17,8 @@ use crate::run_dir::{Units, lock};
 use crate::schema::{Compute, Task, key};
 use crate::{atomic, terminal};
 
-/// Between two times that results are stored, at least.
-const STORED: Duration = Duration::from_secs(20);
+/// Storing takes one in so many seconds, at most.
+const STORING: u32 = 50;
 
 /// What is to be scored.
 #[derive(Debug, Clone)]
@@ -128,16 +128,18 @@ fn answers<B: MixerBackend>(
 ) -> Result<Vec<Line>, Error> {
     let mut lines = store.map_or(Ok(Vec::new()), |store| store.lines(questions))?;
     let bar = terminal::Progress::new(quiet).stage(name, questions.iter().map(Question::tokens).sum::<usize>() as u64, "tokens");
-    let mut stored = Instant::now();
+    let (mut stored, mut took) = (Instant::now(), Duration::ZERO);
     for part in parts(questions, metric) {
         let some = &questions[part.clone()];
         if part.end > lines.len() {
             lines.truncate(part.start);
             let replies = score(model, some, metric, device);
             lines.extend(some.iter().zip(replies).map(|(question, reply)| line(question, reply)));
-            if let Some(store) = store.filter(|_| part.end == questions.len() || stored.elapsed() > STORED) {
+            // All lines are written each time: the more there are, the more seldom.
+            if let Some(store) = store.filter(|_| part.end == questions.len() || stored.elapsed() >= STORING * took) {
+                let began = Instant::now();
                 store.write(&lines)?;
-                stored = Instant::now();
+                (stored, took) = (Instant::now(), began.elapsed());
             }
         }
         bar.inc(some.iter().map(Question::tokens).sum::<usize>() as u64);

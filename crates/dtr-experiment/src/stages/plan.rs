@@ -114,7 +114,8 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
     let layers = config.layers();
     for name in &experiment.search().tasks {
         super::search::settings(experiment, vec![(letter(&operators(experiment)[0]), 0.0); layers])
-            .check(experiment.tasks()[name].validation)?;
+            .check(experiment.tasks()[name].validation)
+            .map_err(|error| Error::of_search(name, error))?;
     }
     let shapes = Shapes::of::<B>(experiment, &config, device);
     let products_per_second = rate::<B>((experiment.distill().rows * experiment.distill().length).min(MEASURED_ROWS), &config, device);

@@ -117,7 +117,7 @@ pub fn replay(root: &Path, experiment: &Experiment, events: &[Event], task: &str
             let minimum = evaluations.first().map_or(0.0, |step| settings.floor.minimum(step.score));
             (Trace { parent: Layout::parent(layers), minimum, evaluations, decisions, reached: false }, false)
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(Error::of_search(task, error)),
     };
     let logged: Vec<(String, bool)> = events
         .iter()

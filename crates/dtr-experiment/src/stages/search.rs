@@ -15,9 +15,11 @@ use super::prepare::{Bank, Parent, letter, operators};
 use super::refit::Workshop;
 use super::{Found, Run, Texts};
 use crate::error::Error;
-use crate::events::Event;
+use crate::events::{Event, Guessing};
+use crate::report::interval::wilson;
 use crate::schema::{Experiment, Goal, key};
 use crate::terminal::Stage;
+use crate::words;
 
 /// Where `m_opt` stands among the models a task is reported with.
 const M_OPT: usize = 2;
@@ -91,14 +93,22 @@ impl Run<'_> {
             TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);
         let (log, mut emitted) = (&mut self.log, Ok(()));
         let select = settings.split(examples).0;
+        let chance = task.metric().chance(&task.questions(name, Split::Validation, select.end));
         let result = search(&mut objective, &settings, &mut |observation| {
             tell(&observation, &select, &bar);
-            if emitted.is_ok() {
-                emitted = log.emit(event(name, &observation));
+            let guessing = guessing(&observation, chance);
+            if let Some(found) = &guessing {
+                bar.warn(&words::guessing(found));
+            }
+            let found = guessing.map(|found| Event::Guessing { task: name.into(), found });
+            for event in [Some(event(name, &observation)), found].into_iter().flatten() {
+                if emitted.is_ok() {
+                    emitted = log.emit(event);
+                }
             }
         });
         emitted?;
-        let trace = result?;
+        let trace = result.map_err(|error| Error::of_search(name, error))?;
         bar.finish();
         log.emit(searched(name, task.metric().name(), &settings, &trace))?;
 
@@ -133,9 +143,9 @@ impl Run<'_> {
             Some((model, identity, ..)) => (model.clone(), objective.evaluate_recovered(model, identity, &m_opt.0, 0..sizes.test)?),
             None => (parent.hybrid(&m_opt.0, &objective.banks[m_opt.1]).1, objective.evaluate_in(m_opt.1, &m_opt.0, 0..sizes.test)?),
         };
-        let examples = task.examples(name, Split::Test, sizes.test);
-        let (parent_model, tokenizer) = (&parent.model, parent.reader.tokenizer());
-        let answers = differing(name, (parent_model, &of_parent), (&hybrid, &of_hybrid.examples), &examples, tokenizer, device)?;
+        let questions = task.questions(name, Split::Test, sizes.test);
+        let (of_parent, of_hybrid) = ((&parent.model, of_parent.as_slice()), (&hybrid, of_hybrid.examples.as_slice()));
+        let answers = differing(name, &task.metric(), of_parent, of_hybrid, &questions, parent.reader.tokenizer(), device)?;
         let banks = std::mem::take(&mut objective.banks);
         drop(objective);
         bar.finish();
@@ -229,6 +239,13 @@ fn tell(observation: &Observation<'_>, select: &Range<usize>, bar: &Stage) {
             bar.message(&format!("{} {:.3} on {} examples, {verdict}", decision.layout, decision.score, select.len()));
         }
     }
+}
+
+/// Whether what was scored is the parent, on the examples that choose, and is no better than guessing.
+fn guessing(observation: &Observation<'_>, chance: f64) -> Option<Guessing> {
+    let Observation::Evaluated(step) = observation else { return None };
+    let interval = wilson(step.score, step.to).filter(|interval| step.round == 0 && step.from == 0 && interval[0] <= chance)?;
+    Some(Guessing { score: step.score, interval, chance, examples: step.to })
 }
 
 fn event(task: &str, observation: &Observation<'_>) -> Event {

@@ -212,21 +212,27 @@ fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(Str
     let table = Table { scores: &scores, order: (0..all).collect(), examples: study.examples };
     let mut found = vec![("ceiling: all layouts, all examples".to_owned(), vec![ceiling(&table, study)])];
     for (name, settings) in contenders(&settings, study) {
-        let outcomes = (0..study.draws).into_par_iter().map(|draw| outcome(&scores, all, &settings, study, draw));
+        let outcomes = (0..study.draws).into_par_iter().map(|draw| outcome(task, (&scores, all), &settings, study, draw));
         found.push((name, outcomes.collect::<Result<_, _>>()?));
     }
     Ok(found)
 }
 
 /// What a search finds on one draw of all examples.
-fn outcome(scores: &HashMap<Layout, Vec<Example>>, all: usize, settings: &Settings, study: &Study, draw: usize) -> Result<Outcome, Error> {
+fn outcome(
+    task: &str,
+    (scores, all): (&HashMap<Layout, Vec<Example>>, usize),
+    settings: &Settings,
+    study: &Study,
+    draw: usize,
+) -> Result<Outcome, Error> {
     let mut order: Vec<usize> = (0..all).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
     let mut table = Table { scores, order, examples: study.examples };
     let trace = match search(&mut table, settings, &mut |_| {}) {
         Ok(trace) => trace,
         Err(SearchError::Objective(never)) => match never {},
-        Err(error) => return Err(Error::Search { reason: error.to_string() }),
+        Err(error) => return Err(Error::Search { task: task.into(), reason: error.to_string() }),
     };
     Ok(Outcome {
         replaced: trace.m_opt().replaced() as f64,

@@ -10,7 +10,7 @@ use crate::html::{Compared, differences};
 use crate::report::crossover::distinct;
 use crate::report::{Crossover, Efficiency, Hybrid, Report, Task};
 use crate::stages::{Distilled, Row, Study};
-use crate::words::{bytes, crossing, duration, floor, interval};
+use crate::words::{bytes, crossing, duration, floor, guessing, interval};
 
 /// The results of a run as tables.
 pub fn summary(report: &Report) -> String {
@@ -19,6 +19,7 @@ pub fn summary(report: &Report) -> String {
         parts.push("not complete: still running, or broken off; the same command goes on where it stopped".to_owned());
     }
     for (name, task) in &report.tasks {
+        parts.extend(task.guessing.as_ref().map(|found| format!("{name}: WARNING, {}", guessing(found))));
         if task.m_opt.layout.is_empty() {
             let state = if task.search.strategy.is_empty() { "being searched" } else { "searched, not tested yet" };
             parts.push(format!("{name}: {state}"));

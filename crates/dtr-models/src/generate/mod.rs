@@ -1,6 +1,7 @@
 //! Text generation: sessions with state, in memory and on disk, choice of tokens, sequences that come and go, text as it is made.
 
 mod batch;
+mod memory;
 mod sampling;
 mod saved;
 mod scores;

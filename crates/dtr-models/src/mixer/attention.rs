@@ -51,8 +51,11 @@ impl<B: Backend> KeyValues<B> {
         let (k, v) = cache.used();
         let index = row_index(rows, &k.device());
         let positions = Positions::stacked(&rows.iter().map(|&row| cache.positions.row(row)).collect::<Vec<_>>());
-        let all = Span { window: Some(positions.most_tokens()), sinks: 0 };
-        Self(Some(Cache { k: k.select(0, index.clone()), v: v.select(0, index), positions }.forget(all)))
+        let most = positions.most_tokens();
+        let selected = Cache { k: k.select(0, index.clone()), v: v.select(0, index), positions };
+        // Where one row needs every column, none can go.
+        let needed = most == selected.positions.length();
+        Self(Some(if needed { selected } else { selected.forget(Span { window: Some(most), sinks: 0 }) }))
     }
 
     /// The rows of `self`, then those of `other`.
@@ -102,7 +105,7 @@ fn behind_padding<B: Backend>(x: Tensor<B, 4>, length: usize) -> Tensor<B, 4> {
 }
 
 /// Numbers of rows as a tensor.
-pub(super) fn row_index<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+pub(crate) fn row_index<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
     let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
     Tensor::from_data(TensorData::new(index, [rows.len()]), device)
 }

@@ -18,6 +18,13 @@ pub struct Footprint {
     pub most_tokens: Option<usize>,
 }
 
+impl Footprint {
+    /// Bytes after so many tokens.
+    pub fn after(self, tokens: usize) -> usize {
+        self.state + self.per_token * self.most_tokens.map_or(tokens, |most| most.min(tokens))
+    }
+}
+
 impl MixerConfig {
     /// What this mixer remembers in a layer of `config`.
     pub fn footprint<B: MixerBackend>(&self, config: &DecoderConfig, device: &B::Device) -> Footprint {
