@@ -14,9 +14,9 @@ pub struct Batch<B: Backend> {
     pub positions: Positions,
     /// Index of each row's sequence among all.
     pub sequences: Vec<usize>,
-    /// Rows of the flattened hidden states that predict a labelled token, in the order of rows.
+    /// Rows of the flattened hidden states that predict a labelled token or tell a class, in the order of rows.
     pub predicting: Tensor<B, 1, Int>,
-    /// The labelled tokens, in the same order.
+    /// What is to be told by them, in the same order.
     pub targets: Tensor<B, 2, Int>,
     /// Lengths of each row's answers, runs of adjacent labelled tokens.
     pub answers: Vec<Vec<usize>>,
@@ -50,9 +50,9 @@ fn batch<B: Backend>(sequences: &[&Example], rows: Vec<usize>, device: &B::Devic
         let sequence = sequences[index];
         ids.extend(sequence.tokens.iter().map(|&token| i64::from(token)));
         ids.resize((row + 1) * longest, 0);
-        for &at in &sequence.labelled {
-            predicting.push((row * longest + at - 1) as i64);
-            targets.push(i64::from(sequence.tokens[at]));
+        for (at, told) in sequence.told() {
+            predicting.push((row * longest + at) as i64);
+            targets.push(i64::from(told));
         }
     }
     let positions = if lengths.iter().all(|&length| length == longest) {

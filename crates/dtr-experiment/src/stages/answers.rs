@@ -27,7 +27,7 @@ pub(super) fn differing<B: MixerBackend>(
     device: &B::Device,
 ) -> Result<Vec<Answer>, Error> {
     let mut found = Vec::new();
-    // What an encoder finds is a place among vectors, no text.
+    // What an encoder finds is a class or a place among vectors, no text.
     if parent.is_encoder() {
         return Ok(found);
     }
