@@ -1,10 +1,12 @@
 //! A checkpoint of some hundred megabytes into memory, beside reading its file: time and peak. `cargo bench --profile dev -p dtr-benches --bench reading`
 //!
-//! The file is in the operating system's memory both times. Peak and weights are bytes as the allocator counts them.
+//! The file is in the operating system's memory both times, and each time a process of its own reads it, as a model is read: memory is new to
+//! it. Peak and weights are bytes as the allocator counts them.
 
 use std::hint::black_box;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -20,13 +22,16 @@ const HIDDEN: usize = 1024;
 const INNER: usize = 4096;
 const LAYERS: usize = 8;
 const VOCABULARY: usize = 32_768;
-const REPETITIONS: usize = 7;
+const REPETITIONS: usize = 15;
 
 fn main() {
-    println!(
-        "{:5} {:>9} {:>12} {:>12} {:>12} {:>7} {:>14} {:>7}",
-        "type", "file, MB", "read, ms", "new Vec, ms", "load, ms", "ratio", "peak, MB", "ratio"
-    );
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "read", directory] => return read(Path::new(directory)),
+        [_, "load", directory] => return load(Path::new(directory)),
+        _ => {}
+    }
+    println!("{:5} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}", "type", "file, MB", "read, ms", "load, ms", "ratio", "peak, MB", "ratio");
     for (dtype, size) in [("BF16", 2), ("F16", 2), ("F32", 4)] {
         let directory = std::env::temp_dir().join(format!("dtr-reading-{}-{dtype}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
@@ -37,42 +42,46 @@ fn main() {
 }
 
 fn measure(directory: &Path, dtype: &str) {
-    let file = directory.join("model.safetensors");
-    let size = std::fs::metadata(&file).expect("a size").len() as usize;
-    let mut buffer = vec![0; size];
-    let (mut read, mut fresh, mut load) = (vec![], vec![], vec![]);
-    let (mut peak, mut weights) = (0, 0);
-    // In turns, so that other work on the machine strikes all alike.
+    let (mut read, mut load) = (vec![], vec![]);
+    let (mut peak, mut weights) = (0.0, 0.0);
+    // In turns, so that other work on the machine strikes both alike.
     for _ in 0..REPETITIONS {
-        read.push(timed(|| {
-            std::fs::File::open(&file).and_then(|mut file| file.read_exact(&mut buffer)).expect("bytes");
-            black_box(&buffer);
-        }));
-        fresh.push(timed(|| drop(black_box(std::fs::read(&file).expect("bytes")))));
-        ALLOCATOR.reset_peak_memory();
-        let began = Instant::now();
-        let model = checkpoint::load::<burn_flex::Flex>(directory, &Default::default()).expect("a model");
-        load.push(began.elapsed().as_secs_f64() * 1e3);
-        (peak, weights) = (ALLOCATOR.get_peak_memory(), 4 * model.1.num_params());
+        read.push(told("read", directory)[0]);
+        let found = told("load", directory);
+        load.push(found[0]);
+        (peak, weights) = (found[1], found[2]);
     }
-    let [read, fresh, load] = [read, fresh, load].map(|mut times| {
+    let [read, load] = [read, load].map(|mut times| {
         times.sort_by(f64::total_cmp);
         times[REPETITIONS / 2]
     });
-    let mb = |bytes: usize| bytes as f64 / 1e6;
-    println!(
-        "{dtype:5} {:9.0} {read:12.0} {fresh:12.0} {load:12.0} {:7.2} {:14.0} {:7.3}",
-        mb(size),
-        load / fresh,
-        mb(peak),
-        peak as f64 / weights as f64
-    );
+    let size = std::fs::metadata(directory.join("model.safetensors")).expect("a size").len() as f64;
+    let ratios = [load / read, peak / weights];
+    println!("{dtype:5} {:9.0} {read:9.0} {load:9.0} {:7.2} {:9.0} {:7.3}", size / 1e6, ratios[0], peak / 1e6, ratios[1]);
 }
 
-fn timed(work: impl FnOnce()) -> f64 {
+/// Numbers that a process of its own prints.
+fn told(what: &str, directory: &Path) -> Vec<f64> {
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new(program).arg(what).arg(directory).output().expect("started");
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+}
+
+fn read(directory: &Path) {
     let began = Instant::now();
-    work();
-    began.elapsed().as_secs_f64() * 1e3
+    black_box(std::fs::read(directory.join("model.safetensors")).expect("bytes"));
+    println!("{}", began.elapsed().as_secs_f64() * 1e3);
+}
+
+fn load(directory: &Path) {
+    // A program has its threads already.
+    rayon::join(|| (), || ());
+    ALLOCATOR.reset_peak_memory();
+    let began = Instant::now();
+    let model = checkpoint::load::<burn_flex::Flex>(directory, &Default::default()).expect("a model");
+    let elapsed = began.elapsed().as_secs_f64() * 1e3;
+    println!("{elapsed} {} {}", ALLOCATOR.get_peak_memory(), 4 * model.1.num_params());
 }
 
 /// A model of the shape of Qwen2 whose weights are anything.

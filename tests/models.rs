@@ -4,26 +4,30 @@ use std::path::Path;
 
 use burn::prelude::*;
 use dtr_attention::Positions;
+use dtr_models::config::Head;
 use dtr_models::generate::{Sampling, Session, generate};
-use dtr_models::{Decoder, MixerConfig, checkpoint};
+use dtr_models::{Decoder, DecoderConfig, MixerConfig, checkpoint};
 use dtr_tests::{Golden, Inner, close, difference, golden, ids, numbers};
 
-/// Logits of padded rows.
-fn padded_logits(model: &Decoder<Inner>, rows: &[Vec<i64>], mask: &[Vec<i64>]) -> Tensor<Inner, 3> {
+fn positions(mask: &[Vec<i64>]) -> Positions {
     let mask: Vec<Vec<bool>> = mask.iter().map(|row| row.iter().map(|&token| token == 1).collect()).collect();
-    let positions = Positions::padded(&mask, &vec![0; mask.len()]);
-    let hidden = model.forward(ids(rows), positions, &mut model.empty_state(rows.len()));
-    shown(model, hidden)
+    Positions::padded(&mask, &vec![0; mask.len()])
 }
 
-/// Logits; of an encoder, its hidden states.
-fn shown(model: &Decoder<Inner>, hidden: Tensor<Inner, 3>) -> Tensor<Inner, 3> {
-    if model.is_encoder() { hidden } else { model.head(hidden) }
+/// Hidden states of padded rows.
+fn hidden(model: &Decoder<Inner>, rows: &[Vec<i64>], mask: &[Vec<i64>]) -> Tensor<Inner, 3> {
+    model.forward(ids(rows), positions(mask), &mut model.empty_state(rows.len()))
+}
+
+/// Logits of padded rows; of an encoder without a head, its hidden states.
+fn padded_logits(config: &DecoderConfig, model: &Decoder<Inner>, rows: &[Vec<i64>], mask: &[Vec<i64>]) -> Tensor<Inner, 3> {
+    let hidden = hidden(model, rows, mask);
+    if config.head == Head::Pooled { hidden } else { model.head(hidden) }
 }
 
 fn check(case: &str) {
     let device = Default::default();
-    let (_, model) =
+    let (config, model) =
         checkpoint::load::<Inner>(&golden(&format!("models/{case}")), &device).unwrap_or_else(|error| panic!("{case}: {error}"));
     let file = Golden::open(&format!("models/{case}/expected.safetensors"));
     let agrees = |what: &str, found: &Tensor<Inner, 3>, wanted: &Tensor<Inner, 3>| {
@@ -32,13 +36,20 @@ fn check(case: &str) {
     };
     let rows = file.rows("ids");
     let mask = vec![vec![1; rows[0].len()]; rows.len()];
-    agrees("logits", &padded_logits(&model, &rows, &mask), &file.float("logits"));
+    agrees("logits", &padded_logits(&config, &model, &rows, &mask), &file.float("logits"));
     for side in ["left", "right"] {
         let rows = file.rows(&format!("padded_{side}_ids"));
         let mask = file.rows(&format!("padded_{side}_mask"));
         let tokens = ids::<Inner>(&mask).float().unsqueeze_dim::<3>(2);
-        let found = padded_logits(&model, &rows, &mask) * tokens;
+        let found = padded_logits(&config, &model, &rows, &mask) * tokens;
         agrees(&format!("padded {side}"), &found, &file.float(&format!("padded_{side}_logits")));
+    }
+    let (rows, mask) = (file.rows("padded_right_ids"), file.rows("padded_right_mask"));
+    let pooled = config.pooler.is_some().then(|| model.pooled(hidden(&model, &rows, &mask), positions(&mask).tokens(&device)));
+    assert_eq!(pooled.is_some(), file.rank("pooled").is_some(), "{case}: a pooler");
+    if let Some(pooled) = pooled {
+        let found = difference(&pooled.expect("a pooler"), &file.float::<Inner, 2>("pooled"));
+        assert!(found <= 1e-4, "{case}: what the pooler makes of texts differs by {found:e}");
     }
 }
 
@@ -129,7 +140,16 @@ fn hybrids_of_gpt2_and_bert_are_saved_and_read() {
     }
     let device = Default::default();
     let operators = [MixerConfig::Hedgehog {}, MixerConfig::GatedDelta { convolution: 4, rotary: false }];
-    for (case, first) in [("gpt2_tied", 0), ("gpt2_inner", 1), ("bert", 0), ("roberta", 1)] {
+    let cases = [
+        ("gpt2_tied", 0),
+        ("gpt2_inner", 1),
+        ("bert", 0),
+        ("roberta", 1),
+        ("distilbert", 1),
+        ("bert_classes", 1),
+        ("distilbert_classes", 0),
+    ];
+    for (case, first) in cases {
         let parent = golden(&format!("models/{case}"));
         let (mut config, mut model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
         let operator = &operators[first];
@@ -141,7 +161,7 @@ fn hybrids_of_gpt2_and_bert_are_saved_and_read() {
         assert_eq!(config, again, "{case}");
         let rows = Golden::open(&format!("models/{case}/expected.safetensors")).rows("ids");
         let mask = vec![vec![1; rows[0].len()]; rows.len()];
-        let [before, after] = [&model, &loaded].map(|model| padded_logits(model, &rows, &mask));
+        let [before, after] = [&model, &loaded].map(|model| padded_logits(&config, model, &rows, &mask));
         assert!(difference(&before, &after).abs() < f32::EPSILON, "{case}");
         if model.is_encoder() {
             continue;
@@ -159,15 +179,38 @@ fn hybrids_of_gpt2_and_bert_are_saved_and_read() {
 
 #[test]
 fn encoders_agree_with_transformers() {
-    for case in ["bert", "bert_tanh", "roberta", "xlm_roberta"] {
+    for case in ["bert", "bert_tanh", "roberta", "xlm_roberta", "distilbert"] {
         check(case);
+    }
+}
+
+#[test]
+fn heads_for_classes_agree_with_transformers() {
+    let names = |count: usize| (0..count).map(|class| format!("LABEL_{class}")).collect::<Vec<_>>();
+    let own = ["sad", "glad", "neither"].map(str::to_owned).to_vec();
+    for (family, classes) in [("bert", own), ("roberta", names(2)), ("xlm_roberta", names(4)), ("distilbert", names(5))] {
+        let directory = format!("models/{family}_classes");
+        let (config, model) = checkpoint::load::<Inner>(&golden(&directory), &Default::default()).expect("a model");
+        assert_eq!(config.classes, classes, "{family}");
+        let file = Golden::open(&format!("{directory}/expected.safetensors"));
+        let (rows, mask) = (file.rows("ids"), file.rows("mask"));
+        let found = difference(&model.classify(ids(&rows), positions(&mask)), &file.float("logits"));
+        assert!(found <= 1e-4, "{family}: logits differ by {found:e}");
+        // With the padding on the left a text begins where its first token is.
+        let turned = |rows: &[Vec<i64>]| -> Vec<Vec<i64>> {
+            let lengths = mask.iter().map(|row| row.iter().sum::<i64>() as usize);
+            rows.iter().zip(lengths).map(|(row, length)| [&row[length..], &row[..length]].concat()).collect()
+        };
+        let found = difference(&model.classify(ids(&turned(&rows)), positions(&turned(&mask))), &file.float("logits"));
+        assert!(found <= 1e-4, "{family}, padded left: logits differ by {found:e}");
     }
 }
 
 #[test]
 fn a_parent_is_written_in_its_own_format_bit_for_bit() {
     let device = Default::default();
-    for case in ["llama_tied", "qwen3_biases", "gpt2_tied", "gpt2_inner", "bert", "roberta"] {
+    let encoders = ["bert", "roberta", "distilbert", "bert_classes", "roberta_classes", "xlm_roberta_classes", "distilbert_classes"];
+    for case in ["llama_tied", "qwen3_biases", "gpt2_tied", "gpt2_inner"].into_iter().chain(encoders) {
         let parent = golden(&format!("models/{case}"));
         let (config, model) = checkpoint::load::<Inner>(&parent, &device).expect("a model");
         let directory = tempfile::tempdir().expect("a directory");
@@ -202,9 +245,13 @@ fn a_saved_model_is_the_model() {
 
 /// Loads a copy of a good checkpoint after `spoil`, and looks for `parts` in the error.
 fn refused(spoil: impl FnOnce(&Path), parts: &[&str]) {
+    refused_of("llama_gqa", spoil, parts);
+}
+
+fn refused_of(case: &str, spoil: impl FnOnce(&Path), parts: &[&str]) {
     let directory = tempfile::tempdir().expect("a directory");
     for name in ["config.json", "model.safetensors"] {
-        std::fs::copy(golden("models/llama_gqa").join(name), directory.path().join(name)).expect("copied");
+        std::fs::copy(golden(&format!("models/{case}")).join(name), directory.path().join(name)).expect("copied");
     }
     spoil(directory.path());
     let Err(error) = checkpoint::load::<Inner>(directory.path(), &Default::default()) else { panic!("accepted, expected {parts:?}") };
@@ -275,6 +322,22 @@ fn checkpoints_that_do_not_fit_are_refused() {
         },
         &["original_max_position_embeddings is 16, and 8 in rope_parameters"],
     );
+}
+
+#[test]
+fn encoders_with_other_heads_or_classes_are_refused() {
+    use serde_json::json;
+    let check = |case, key: &'static str, value: serde_json::Value, parts: &[&str]| refused_of(case, |at| config(at, key, &value), parts);
+    let architectures = ["architectures", "BertForMaskedLM", "BertModel, BertForSequenceClassification"];
+    check("bert_classes", "architectures", json!(["BertForMaskedLM"]), &architectures);
+    check("bert_classes", "architectures", json!(["BertModel"]), &["2 unexpected", "classifier.bias, classifier.weight"]);
+    check("bert", "architectures", json!(["BertForSequenceClassification"]), &["missing", "bert.embeddings", "unexpected"]);
+    check("bert_classes", "problem_type", json!("regression"), &["problem_type", "regression", "single_label_classification"]);
+    check("bert_classes", "id2label", json!({"0": "sad", "2": "glad"}), &["id2label", "counted from \"0\" on"]);
+    check("bert_classes", "id2label", json!({"0": "sad"}), &["classifier.", "[3", "expected [1"]);
+    check("roberta_classes", "num_labels", json!(3), &["classifier.out_proj.", "[2", "expected [3"]);
+    check("roberta_classes", "num_labels", json!(4_000_000_000_u32), &["num_labels", "4000000000", "at most 1048576"]);
+    check("distilbert", "activation", json!("relu"), &["activation", "relu", "gelu, gelu_new"]);
 }
 
 #[test]

@@ -5,8 +5,8 @@
     python make_models.py gpt2_tied bert     # only these
 
 Every number is drawn from a generator seeded with the case's name. The logits are those of the model loaded again
-from the written directory: eager attention, f32 (also where the file holds bf16 or several shards). Of an encoder, the last
-hidden states stand in their place. Learned positions are counted from the first token on, as generation with left padding does.
+from the written directory: eager attention, f32 (also where the file holds bf16 or several shards). Of an encoder without a head, the
+last hidden states stand in their place. Learned positions are counted from the first token on, as generation with left padding does.
 
 expected.safetensors:
     ids                        int64 [2, 40]       no padding
@@ -15,6 +15,13 @@ expected.safetensors:
     padded_{left,right}_mask   int64 [2, 40]       1 token, 0 padding
     padded_{left,right}_logits f32   [2, 40, V]    zero where the mask is 0
     greedy                     int64 [2, 20]       GPT-2 only: what it generates after the first 10 tokens of each row
+    pooled                     f32   [2, N]        encoders with a pooler: what it makes of the first token in padded_right
+
+<encoder>_classes/expected.safetensors, models with a head for classes:
+    ids                        int64 [24, 40]      texts of 4 to 40 tokens, the first of which is 2 and the last 3, padded with 0 on the right
+    mask                       int64 [24, 40]      1 token, 0 padding
+    logits                     f32   [24, C]
+and a tokenizer.json with a word for each token. It cuts texts, as files of encoders do: whoever reads it has to know better.
 
 models/grid/<family>_<rope>/: every family with every kind of rotary embedding, smaller still; the other settings are drawn by the case's name.
 
@@ -27,8 +34,9 @@ expected.safetensors there, all logits with weights as in the file and arithmeti
 import json, pathlib, random, shutil, sys, zlib
 import torch
 from safetensors.torch import save_file
-from transformers import (AutoModel, AutoModelForCausalLM, BertConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, RobertaConfig,
-                          XLMRobertaConfig)
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig,
+                          MistralConfig, Qwen2Config, Qwen3Config, RobertaConfig, XLMRobertaConfig)
 
 OUT = pathlib.Path(__file__).parent / "models"
 VOCABULARY, TIME, PAD = 39, 40, 13
@@ -42,7 +50,10 @@ def rope(kind="default", theta=10000.0, **more):
 
 LLAMA3 = rope("llama3", 500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
 GPT2 = dict(n_embd=32, n_head=4, n_layer=2, n_positions=128)
-ENCODERS = ("bert", "roberta", "xlm_roberta")
+DISTILBERT = dict(dim=32, hidden_dim=40, n_layers=2, n_heads=4, max_position_embeddings=64)
+OTHER_NAMES = (GPT2Config, DistilBertConfig)
+ENCODERS = ("bert", "roberta", "xlm_roberta", "distilbert")
+LEARNED = (GPT2Config, BertConfig, DistilBertConfig)
 CASES = {
     "llama_gqa": (LlamaConfig, rope()),
     "llama_rope_llama3": (LlamaConfig, dict(num_attention_heads=2, num_key_value_heads=1) | LLAMA3),
@@ -66,6 +77,11 @@ CASES = {
     "bert_tanh": (BertConfig, dict(hidden_act="gelu_new", num_attention_heads=2, type_vocab_size=1, layer_norm_eps=0.05)),
     "roberta": (RobertaConfig, dict(pad_token_id=0, type_vocab_size=1)),
     "xlm_roberta": (XLMRobertaConfig, dict(pad_token_id=0, max_position_embeddings=48)),
+    "distilbert": (DistilBertConfig, DISTILBERT),
+    "bert_classes": (BertConfig, dict(id2label={0: "sad", 1: "glad", 2: "neither"})),
+    "roberta_classes": (RobertaConfig, dict(pad_token_id=0, type_vocab_size=1)),
+    "xlm_roberta_classes": (XLMRobertaConfig, dict(pad_token_id=0, max_position_embeddings=48, num_labels=4)),
+    "distilbert_classes": (DistilBertConfig, DISTILBERT | dict(n_heads=2, activation="gelu_pytorch_tanh", num_labels=5)),
     "qwen3_biases": (Qwen3Config, dict(num_attention_heads=2, num_key_value_heads=1, head_dim=10, attention_bias=True)),
 }
 
@@ -106,17 +122,42 @@ def expected(model, generator, learned):
         torch.testing.assert_close(logits[0], out["logits"][0])
         torch.testing.assert_close(logits[1, kept], alone, rtol=1e-4, atol=1e-4)
         out |= {f"padded_{side}_ids": padded, f"padded_{side}_mask": mask, f"padded_{side}_logits": logits * mask[..., None]}
+    if getattr(model, "pooler", None):
+        out["pooled"] = model(out["padded_right_ids"], attention_mask=out["padded_right_mask"]).pooler_output
     if model.can_generate() and learned:
         out["greedy"] = model.generate(ids[:, :10], max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)[:, 10:]
     return out
+
+
+@torch.no_grad()
+def expected_classes(model, generator):
+    ids = torch.randint(4, VOCABULARY, (24, TIME), generator=generator)
+    length = torch.randint(4, TIME + 1, (24, 1), generator=generator)
+    ids.scatter_(1, length - 1, 3)[:, 0] = 2
+    mask = (torch.arange(TIME) < length).long()
+    ids *= mask
+    logits = model(ids, attention_mask=mask).logits
+    for row, text, count in zip(logits, ids, length):
+        torch.testing.assert_close(model(text[None, :count]).logits[0], row, rtol=1e-4, atol=1e-4)
+    return dict(ids=ids, mask=mask, logits=logits)
+
+
+def tokenizer():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] + [f"w{word}" for word in range(4, VOCABULARY)]
+    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made.enable_truncation(4)
+    return made
 
 
 def write(name, config_class, settings):
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     directory = OUT / name
     shutil.rmtree(directory, ignore_errors=True)
-    auto = AutoModel if name.startswith(ENCODERS) else AutoModelForCausalLM
-    small = dict(vocab_size=VOCABULARY, bos_token_id=None, eos_token_id=None) if config_class is GPT2Config else SMALL
+    classes = name.endswith("_classes")
+    auto = AutoModelForSequenceClassification if classes else AutoModel if name.startswith(ENCODERS) else AutoModelForCausalLM
+    small = dict(vocab_size=VOCABULARY, bos_token_id=None, eos_token_id=None) if config_class in OTHER_NAMES else SMALL
     model = auto.from_config(config_class(**(small | settings)))
     randomise(model, generator)
     model.to(torch.bfloat16 if name == "llama_bf16" else torch.float32)
@@ -125,7 +166,9 @@ def write(name, config_class, settings):
     if name == "llama_rope_linear":
         older_config(directory / "config.json")
     model = auto.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
-    tensors = expected(model, generator, learned=config_class in (GPT2Config, BertConfig))
+    if classes:
+        tokenizer().save(str(directory / "tokenizer.json"))
+    tensors = expected_classes(model, generator) if classes else expected(model, generator, learned=config_class in LEARNED)
     save_file({k: v.contiguous() for k, v in tensors.items()}, directory / "expected.safetensors", metadata={"padding_token": "0"})
     print(f"{name:20} logits' standard deviation {tensors['logits'].std():.2f}, files {sorted(p.name for p in directory.iterdir())}")
 

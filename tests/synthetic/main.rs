@@ -195,7 +195,7 @@ fn what_does_not_fit_is_told_by_its_key() {
 
 #[test]
 fn adjacent_labels_are_one_answer() {
-    let example = Example { tokens: vec![0; 9], labelled: vec![2, 3, 5, 7, 8] };
+    let example = Example { tokens: vec![0; 9], labelled: vec![2, 3, 5, 7, 8], class: None };
     assert_eq!(example.answers(), [2, 1, 2]);
 }
 

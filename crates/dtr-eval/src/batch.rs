@@ -16,9 +16,9 @@ pub struct Batch<B: Backend> {
     pub positions: Positions,
     /// Index of each row's sequence among all.
     pub sequences: Vec<usize>,
-    /// Rows of the flattened hidden states that predict a labelled token, in the order of rows.
+    /// Rows of the flattened hidden states that predict a labelled token or tell a class, in the order of rows.
     pub predicting: Tensor<B, 1, Int>,
-    /// The labelled tokens, in the same order.
+    /// What is to be told by them, in the same order.
     pub targets: Tensor<B, 2, Int>,
     /// Lengths of each row's answers, runs of adjacent labelled tokens.
     pub answers: Vec<Vec<usize>>,
@@ -112,9 +112,9 @@ fn batch<B: Backend>(groups: &[&Group<'_>], device: &B::Device) -> Batch<B> {
     let longest = ids.dims()[1];
     let (mut predicting, mut targets) = (Vec::new(), Vec::new());
     for (place, (_, shared, row)) in rows.iter().enumerate() {
-        for &at in &row.labelled {
-            predicting.push((place * longest + at - shared - 1) as i64);
-            targets.push(i64::from(row.tokens[at]));
+        for (at, told) in row.told() {
+            predicting.push((place * longest + at - shared) as i64);
+            targets.push(i64::from(told));
         }
     }
     let prompts = groups.iter().any(|group| group.shared > 0).then(|| {

@@ -106,6 +106,19 @@ pub enum EvalError {
         /// Tokens it is.
         tokens: usize,
     },
+    /// A label that is no class of the model.
+    #[error(
+        "{what} has a label that stands for {name:?}, the model tells apart: {}. Write for each label the name of a class, as id2label in the model's config.json has it",
+        classes.join(", ")
+    )]
+    UnknownClass {
+        /// Of which task.
+        what: String,
+        /// What the label stands for.
+        name: String,
+        /// Classes of the model.
+        classes: Vec<String>,
+    },
     /// A task for encoders, and a model that is none.
     #[error(
         "{what} compares vectors of texts, which only an encoder makes, and the model generates text. Name an encoder such as BERT, or another task"
@@ -116,7 +129,7 @@ pub enum EvalError {
     },
     /// A task for decoders, and a model that is none.
     #[error(
-        "{what} asks for predicted tokens, and the model is an encoder, which predicts none. Write a retrieval task, or name a model that generates"
+        "{what} asks for predicted tokens, and the model is an encoder, which predicts none. Write a retrieval task, one with labels for an encoder with a head for them (as BertForSequenceClassification), or name a model that generates"
     )]
     OnlyEncoder {
         /// Which task.

@@ -194,7 +194,7 @@ impl Documents for Files {
                 tokens.truncate(length);
             }
         }
-        Ok(Example { tokens, labelled: Vec::new() })
+        Ok(Example { tokens, ..Example::default() })
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Reader {
     pub(crate) context: Option<usize>,
     /// How an encoder makes one vector of a text; `None` for a model that generates.
     pub(crate) pooling: Option<Pooling>,
+    /// Names of the classes that an encoder's head tells apart; none without such a head.
+    classes: Vec<String>,
     /// Positions there are vectors for, where positions are learned: no text may be longer.
     limit: Option<usize>,
     /// Tokens that end a text.
@@ -49,6 +51,7 @@ impl Reader {
         let pooling = config.is_encoder().then(|| Pooling::load(directory)).transpose()?;
         Ok(Self {
             pooling,
+            classes: config.classes.clone(),
             limit: config.position_limit(),
             tokenizer,
             chat,
@@ -71,6 +74,16 @@ impl Reader {
     /// Whether the model is an encoder.
     pub fn is_encoder(&self) -> bool {
         self.pooling.is_some()
+    }
+
+    /// Names of the classes that an encoder's head tells apart; none without such a head.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The class of this name, if there is one.
+    pub(crate) fn class(&self, name: &str) -> Option<u32> {
+        self.classes.iter().zip(0..).find_map(|(class, index)| (class == name).then_some(index))
     }
 
     pub(crate) fn has_chat(&self) -> bool {

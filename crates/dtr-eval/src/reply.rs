@@ -74,7 +74,7 @@ mod tests {
     use crate::task::{Example, Normalise};
 
     fn scored(nats: &[f32], lengths: &[usize]) -> f32 {
-        let answer = Example { tokens: vec![1, 2], labelled: vec![1] };
+        let answer = Example { tokens: vec![1, 2], labelled: vec![1], class: None };
         let question =
             Question { id: String::new(), answers: vec![answer; nats.len()], lengths: lengths.to_vec(), right: 1, references: Vec::new() };
         let rows: Vec<Row> = nats.iter().map(|&nats| Row { count: 1, nats, ..Row::default() }).collect();

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dtr_eval::task::{JsonLinesConfig, RetrievalConfig, Synthetic, TextConfig};
+use dtr_eval::task::{Answer, JsonLinesConfig, RetrievalConfig, Synthetic, TextConfig};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -106,9 +106,14 @@ impl TaskKind {
         }
     }
 
-    /// Whether it is for encoders, and for no other model.
+    /// Whether it compares vectors of texts: it is for encoders, and for no other model.
     pub fn is_for_encoders(&self) -> bool {
         matches!(self, Self::Retrieval(_) | Self::RustDocs(_))
+    }
+
+    /// Whether it asks for the likeliest of several labels, which an encoder can tell, too, if it has a head for them.
+    pub fn has_labels(&self) -> bool {
+        matches!(self, Self::JsonLines(config) if matches!(config.answer, Answer::Labels { .. }))
     }
 
     /// Hash of what the examples are.

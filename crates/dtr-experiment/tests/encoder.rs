@@ -9,40 +9,26 @@ use serde_json::{Value, json};
 
 use support::{dtr, fails, succeeds, workspace};
 
-/// A random BERT with a tokenizer of its own: 35 words, and tokens around each text.
+/// A random BERT with a tokenizer of 35 words, which puts tokens around each text; and one with a head for classes.
 fn encoder(directory: &Path) -> PathBuf {
-    let model = directory.join("bert");
-    std::fs::create_dir_all(model.join("1_Pooling")).expect("a directory");
-    for name in ["config.json", "model.safetensors"] {
-        std::fs::copy(workspace().join("tests/golden/models/bert").join(name), model.join(name)).expect("copied");
-    }
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
-    let words: Vec<String> = special.iter().map(|&word| word.to_owned()).chain((4..39).map(|word| format!("w{word}"))).collect();
-    let vocabulary: serde_json::Map<String, Value> = words.iter().zip(0..).map(|(word, id)| (word.clone(), json!(id))).collect();
-    let token = |id: usize| json!({ "SpecialToken": { "id": special[id], "type_id": 0 } });
-    let entry = |id: usize| json!({ "id": special[id], "ids": [id], "tokens": [special[id]] });
-    let added = |id: usize| {
+    let golden = workspace().join("tests/golden/models");
+    let text = std::fs::read_to_string(golden.join("bert_classes/tokenizer.json")).expect("a tokenizer");
+    let mut tokenizer: Value = serde_json::from_str(&text).expect("JSON");
+    let special = |(id, content): (usize, &str)| {
         let plain = false;
-        json!({ "id": id, "content": special[id], "single_word": plain, "lstrip": plain, "rstrip": plain, "normalized": plain, "special": true })
+        json!({ "id": id, "content": content, "single_word": plain, "lstrip": plain, "rstrip": plain, "normalized": plain, "special": true })
     };
-    let tokenizer = json!({
-        "version": "1.0",
-        "truncation": { "max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right" },
-        "padding": null,
-        "added_tokens": [added(2), added(3)],
-        "normalizer": null,
-        "pre_tokenizer": { "type": "Whitespace" },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [token(2), { "Sequence": { "id": "A", "type_id": 0 } }, token(3)],
-            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
-            "special_tokens": { "[CLS]": entry(2), "[SEP]": entry(3) },
-        },
-        "decoder": null,
-        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]" },
-    });
+    tokenizer["added_tokens"] = [(2, "[CLS]"), (3, "[SEP]")].map(special).to_vec().into();
+    for (case, name) in [("bert", "bert"), ("bert_classes", "classifier")] {
+        let model = directory.join(name);
+        std::fs::create_dir_all(model.join("1_Pooling")).expect("a directory");
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(golden.join(case).join(file), model.join(file)).expect("copied");
+        }
+        std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).expect("written");
+    }
+    let model = directory.join("bert");
     let write = |name: &str, value: Value| std::fs::write(model.join(name), value.to_string()).expect("written");
-    write("tokenizer.json", tokenizer);
     write(
         "modules.json",
         json!([
@@ -56,36 +42,49 @@ fn encoder(directory: &Path) -> PathBuf {
     model
 }
 
-/// Pairs whose documents hold the words of their queries in another order, and some more.
-fn experiment(directory: &Path) -> PathBuf {
+const RETRIEVAL: &str = r#"[tasks.pairs.retrieval]
+query = "{name} : {summary}"
+document = "{body}"
+measure = "reciprocal-rank""#;
+
+const CLASSES: &str = r#"[tasks.pairs.json-lines]
+prompt = "{body}"
+delimiter = ""
+answer.labels = { tokens = { "0" = "neither", "1" = "glad" }, right = "{mood}" }
+too-long = "truncate""#;
+
+/// A search over pairs whose documents hold the words of their queries in another order, and some more; each has a mood.
+fn experiment(directory: &Path, parent: &str, task: &str) -> PathBuf {
     let mut lines = String::new();
     for pair in 0..120_usize {
         let word = |at: usize| format!("w{}", 4 + (pair * 7 + at * at * 3 + pair / 5 * at) % 35);
         let words: Vec<String> = (0..6).map(word).collect();
         let body = format!("{} {} {} w9", words[3], words[0], words[1..].join(" "));
-        let _ = writeln!(lines, "{}", json!({ "id": pair, "name": words[0], "summary": words[1..4].join(" "), "body": body }));
+        let _ = writeln!(
+            lines,
+            "{}",
+            json!({ "id": pair, "name": words[0], "summary": words[1..4].join(" "), "body": body, "mood": pair / 2 % 2 })
+        );
     }
     std::fs::write(directory.join("pairs.jsonl"), lines).expect("written");
-    let text = r#"
+    let text = format!(
+        r#"
 name = "encoder"
 seed = 0
 device = "flex"
-parent.path = "bert"
+parent.path = "{parent}"
 
 [[operators]]
-gated-delta = { convolution = 4 }
+gated-delta = {{ convolution = 4 }}
 [[operators]]
-hedgehog = {}
+hedgehog = {{}}
 
 [tasks.pairs]
 validation = 24
 test = 24
-[tasks.pairs.retrieval]
-files = { divided = { files = ["pairs.jsonl"], validation = 0.3, test = 0.3 } }
+{task}
+files = {{ divided = {{ files = ["pairs.jsonl"], validation = 0.3, test = 0.3 }} }}
 id = "id"
-query = "{name}: {summary}"
-document = "{body}"
-measure = "reciprocal-rank"
 
 [distill]
 tokens = 6400
@@ -126,28 +125,50 @@ random-layouts = 1
 contexts = [16, 64]
 decode-tokens = 1
 repetitions = 2
-"#;
-    let path = directory.join("encoder.toml");
+"#
+    );
+    let path = directory.join(format!("{parent}.toml"));
     std::fs::write(&path, text).expect("written");
     path
+}
+
+/// Runs an experiment; its run, and what its report says of the task.
+fn run(directory: &Path, file: &Path) -> (PathBuf, Value) {
+    let runs = directory.join("runs");
+    let printed = succeeds(dtr(&["run", "--quiet", "--runs"]).arg(&runs).arg(file));
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("an encoder generates nothing"));
+    let mut directories = std::fs::read_dir(&runs).expect("runs").map(|entry| entry.expect("an entry").path());
+    let run = directories.find(|path| path.join("report.json").exists()).expect("a run");
+    let report: Value = serde_json::from_slice(&std::fs::read(run.join("report.json")).expect("a report")).expect("JSON");
+    assert_eq!(report["complete"], json!(true));
+    (run, report)
+}
+
+/// What is written is a model again, and scores as it did.
+fn scores_again(run: &Path, parent: &Path, task: &Value) {
+    let eval = |model: &Path| -> Value {
+        let output = succeeds(dtr(&["eval", "--quiet", "--json", "--model"]).arg(model).arg("--tasks").arg(run.join("experiment.toml")));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    for (model, name) in [(parent, "parent"), (&run.join("hybrid/pairs-m_opt"), "m_opt")] {
+        let (found, wanted) = (eval(model)[0]["score"].as_f64(), task[name]["test"].as_f64());
+        assert!((found.expect("a score") - wanted.expect("a score")).abs() < 1e-6, "{name}: {found:?}, reported {wanted:?}");
+    }
 }
 
 #[test]
 fn a_hybrid_of_an_encoder_finds_what_its_parent_finds() {
     let directory = tempfile::tempdir().expect("a directory");
-    let (model, file) = (encoder(directory.path()), experiment(directory.path()));
-    let runs = directory.path().join("runs");
-    let printed = succeeds(dtr(&["run", "--quiet", "--runs"]).arg(&runs).arg(&file));
-    assert!(String::from_utf8_lossy(&printed.stdout).contains("an encoder generates nothing"));
-    let mut directories = std::fs::read_dir(&runs).expect("runs").map(|entry| entry.expect("an entry").path());
-    let run = directories.find(|path| path.join("report.json").exists()).expect("a run");
-    let report: Value = serde_json::from_slice(&std::fs::read(run.join("report.json")).expect("a report")).expect("JSON");
+    let (model, file) = (encoder(directory.path()), experiment(directory.path(), "bert", RETRIEVAL));
+    let (run, report) = run(directory.path(), &file);
     let task = &report["tasks"]["pairs"];
-    assert_eq!((&report["complete"], &task["metric"]), (&json!(true), &json!("reciprocal rank")));
+    assert_eq!(task["metric"], json!("reciprocal rank"));
     // A random encoder knows words by their vectors alone; by chance it would be 0.16.
     assert!(task["parent"]["validation"].as_f64() > Some(0.2) && task["m_opt"]["replaced"].as_u64() > Some(0), "{task}");
     let row = &report["efficiency"][0];
     assert!(row["prefill_tokens_per_second"].as_f64() > Some(0.0) && row["decode_tokens_per_second"].is_null(), "{row}");
+    scores_again(&run, &model, task);
+    fails(dtr(&["generate", "--prompt", "w5", "--model"]).arg(run.join("hybrid/pairs-m_opt")), &["is an encoder", "generates none"]);
 
     // What each finds first is a document of the split, and the right one where the rank says so.
     let lines = std::fs::read_to_string(directory.path().join("pairs.jsonl")).expect("pairs");
@@ -167,25 +188,25 @@ fn a_hybrid_of_an_encoder_finds_what_its_parent_finds() {
             assert_eq!(answer[model] == answer["expected"], first, "{answer}");
         }
     }
+}
 
-    // What is written is a model again, and scores as it did.
-    let hybrid = run.join("hybrid/pairs-m_opt");
-    let eval = |model: &Path| -> Value {
-        let output = succeeds(dtr(&["eval", "--quiet", "--json", "--model"]).arg(model).arg("--tasks").arg(run.join("experiment.toml")));
-        serde_json::from_slice(&output.stdout).expect("JSON")
-    };
-    for (model, name) in [(&model, "parent"), (&hybrid, "m_opt")] {
-        let (found, wanted) = (eval(model)[0]["score"].as_f64(), task[name]["test"].as_f64());
-        assert!((found.expect("a score") - wanted.expect("a score")).abs() < 1e-6, "{name}: {found:?}, reported {wanted:?}");
-    }
-    fails(dtr(&["generate", "--prompt", "w5", "--model"]).arg(&hybrid), &["is an encoder", "generates none"]);
+#[test]
+fn a_hybrid_of_an_encoder_with_a_head_classifies() {
+    let directory = tempfile::tempdir().expect("a directory");
+    encoder(directory.path());
+    let file = experiment(directory.path(), "classifier", CLASSES);
+    let (run, report) = run(directory.path(), &file);
+    let task = &report["tasks"]["pairs"];
+    assert_eq!(task["metric"], json!("accuracy"));
+    assert!(task["m_opt"]["replaced"].as_u64() > Some(0), "{task}");
+    scores_again(&run, &directory.path().join("classifier"), task);
 }
 
 #[test]
 fn what_an_encoder_cannot_do_is_refused_with_the_place() {
     let directory = tempfile::tempdir().expect("a directory");
     encoder(directory.path());
-    let file = experiment(directory.path());
+    let file = experiment(directory.path(), "bert", RETRIEVAL);
     let check = |sets: &[&str], parts: &[&str]| {
         let mut command = dtr(&["check"]);
         command.arg(&file);
@@ -209,4 +230,10 @@ fn what_an_encoder_cannot_do_is_refused_with_the_place() {
         dtr(&["eval", "--quiet", "--tasks", "configs/own-task.toml", "--model"]).arg(directory.path().join("bert")),
         &["task \"contacts\" asks for predicted tokens", "is an encoder"],
     );
+    let eval = |model: &str, parts: &[&str]| {
+        let file = experiment(directory.path(), "classifier", &CLASSES.replace("glad", "merry"));
+        fails(dtr(&["eval", "--quiet", "--tasks"]).arg(file).arg("--model").arg(directory.path().join(model)), parts);
+    };
+    eval("bert", &["task \"pairs\" asks for predicted tokens", "an encoder with a head"]);
+    eval("classifier", &["task \"pairs\"", "\"merry\"", "sad, glad, neither", "id2label"]);
 }

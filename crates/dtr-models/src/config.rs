@@ -83,8 +83,19 @@ pub enum Head {
     Own,
     /// The embedding.
     Tied,
-    /// Nothing: an encoder, whose hidden states are pooled ([`crate::Pooling`]). Its weights carry a pooler that embeddings do not use.
+    /// Nothing: an encoder, whose hidden states are pooled ([`crate::Pooling`]).
     Pooled,
+    /// A matrix over the classes of a text, behind the pooler: an encoder that classifies. It is read at a text's first token.
+    Classes,
+}
+
+/// What stands behind the matrix of an encoder's pooler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Squash {
+    /// The hyperbolic tangent.
+    Tanh,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 /// A decoder or an encoder: every family is these fields over one block.
@@ -108,6 +119,10 @@ pub struct DecoderConfig {
     pub embedding_norm: bool,
     /// What makes logits.
     pub head: Head,
+    /// Pooler of an encoder: in front of the head where there is one, else carried for whoever reads the weights elsewhere.
+    pub pooler: Option<Squash>,
+    /// Names of the classes of a text, in the order of logits; none, if texts are not classified.
+    pub classes: Vec<String>,
     /// Shape of the attention sublayers.
     pub attention: AttentionShape,
     /// How it knows where tokens stand.
@@ -165,12 +180,12 @@ impl DecoderConfig {
         }
         let found = config["model_type"].as_str().ok_or(ConfigError::Missing { key: "model_type", expected: "the family's name" })?;
         require(config, "quantization_config", "none", config["quantization_config"].is_null())?;
-        if let Some(read) = layer_norm::reader(found) {
-            return read(config);
+        if let Some(read) = layer_norm::read(found, config) {
+            return read;
         }
         let family = FAMILIES.iter().find(|family| family.name == found).ok_or_else(|| ConfigError::Family {
             found: found.into(),
-            expected: FAMILIES.map(|family| family.name).into_iter().chain(layer_norm::FAMILIES).collect::<Vec<_>>().join(", "),
+            expected: FAMILIES.map(|family| family.name).into_iter().chain(layer_norm::families()).collect::<Vec<_>>().join(", "),
         })?;
         require(config, "hidden_act", "silu", matches!(config["hidden_act"].as_str(), None | Some("silu" | "swish")))?;
         require(config, "pretraining_tp", "1", matches!(config["pretraining_tp"].as_u64(), None | Some(1)))?;
@@ -214,6 +229,8 @@ impl DecoderConfig {
             placement: Placement::Before,
             embedding_norm: false,
             head: if flag(config, "tie_word_embeddings") { Head::Tied } else { Head::Own },
+            pooler: None,
+            classes: Vec::new(),
             attention,
             position: PositionEmbedding::Rotary(Rope::from_json(config)?),
             token_types: None,
@@ -234,7 +251,11 @@ impl DecoderConfig {
         }
         json!({
             "model_type": "dtr",
-            "architectures": [if self.is_encoder() { "DtrModel" } else { "DtrForCausalLM" }],
+            "architectures": [match self.head {
+                Head::Own | Head::Tied => "DtrForCausalLM",
+                Head::Pooled => "DtrModel",
+                Head::Classes => "DtrForSequenceClassification",
+            }],
             "dtr": { "layout": self.layout(), "mixers": self.mixers, "parent": self.source },
         })
     }
@@ -253,7 +274,7 @@ impl DecoderConfig {
         }
     }
 
-    /// Whether every token sees all others. An encoder makes embeddings, and generates nothing.
+    /// Whether every token sees all others. An encoder makes embeddings or classifies, and generates nothing.
     pub fn is_encoder(&self) -> bool {
         !self.attention.causal
     }

@@ -7,8 +7,9 @@ use burn::tensor::FloatDType;
 use dtr_attention::{MixerBackend, Positions, precision};
 
 use crate::config::{DecoderConfig, Head, Placement, PositionEmbedding};
-use crate::layers::{Mlp, Norm, linear, project};
+use crate::layers::{Mlp, Norm, Pooler, linear, project};
 use crate::mixer::{Mixer, MixerState};
+use crate::pooling::{Pooling, Summary};
 use crate::rope::Rotary;
 
 /// What every layer needs to know about the tokens at hand.
@@ -65,7 +66,8 @@ impl<B: MixerBackend> Block<B> {
     }
 }
 
-/// A causal language model; or an encoder, whose tokens see each other all and whose hidden states are pooled ([`crate::Pooling`]).
+/// A causal language model; or an encoder, whose tokens see each other all: its hidden states are pooled ([`Pooling`]), or it has a head that
+/// classifies texts.
 #[derive(Module, Debug)]
 pub struct Decoder<B: Backend> {
     embed_tokens: Embedding<B>,
@@ -75,9 +77,8 @@ pub struct Decoder<B: Backend> {
     /// The blocks, first to last.
     pub layers: Vec<Block<B>>,
     norm: Option<Norm<B>>,
-    lm_head: Option<Linear<B>>,
-    /// Carried for whoever reads the weights elsewhere.
-    pooler: Option<Linear<B>>,
+    pooler: Option<Pooler<B>>,
+    head: Option<Linear<B>>,
     #[module(skip)]
     position: PositionEmbedding,
     head_dim: usize,
@@ -109,8 +110,12 @@ impl<B: Backend> Decoder<B> {
             embed_norm: config.embedding_norm.then(norm),
             layers: config.mixers.iter().map(block).collect(),
             norm: (placement == Placement::Before).then(norm),
-            lm_head: (head == Head::Own).then(|| linear(hidden, vocabulary, false, device)),
-            pooler: (head == Head::Pooled).then(|| linear(hidden, hidden, true, device)),
+            pooler: config.pooler.map(|squash| Pooler::new(hidden, squash, device)),
+            head: match head {
+                Head::Own => Some(linear(hidden, vocabulary, false, device)),
+                Head::Classes => Some(linear(hidden, config.classes.len(), true, device)),
+                Head::Tied | Head::Pooled => None,
+            },
             position: config.position.clone(),
             head_dim: attention.head_dim,
             encoder: config.is_encoder(),
@@ -155,7 +160,7 @@ impl<B: MixerBackend> Decoder<B> {
         }
     }
 
-    /// Whether every token sees all others: such a model makes hidden states, and neither logits nor text.
+    /// Whether every token sees all others: such a model generates no text.
     pub fn is_encoder(&self) -> bool {
         self.encoder
     }
@@ -175,17 +180,19 @@ impl<B: MixerBackend> Decoder<B> {
         self.embed_tokens.weight.dims()[1]
     }
 
-    /// Logits in single precision at least, `x [B, T, N]` -> `[B, T, vocabulary]`.
+    /// Logits in single precision at least, `x [B, T, N]` -> `[B, T, vocabulary]`; of an encoder `[B, T, classes]`, of which those of a text's
+    /// first token are the text's.
     ///
     /// # Panics
-    /// If the model is an encoder, which has no head.
+    /// If the model is an encoder without a head.
     pub fn head(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        assert!(!self.encoder, "an encoder has no head: its hidden states are pooled");
-        let x = match &self.norm {
-            Some(norm) => norm.forward(x),
-            None => x,
+        assert!(!self.encoder || self.head.is_some(), "an encoder without a head has no logits: its hidden states are pooled");
+        let x = match (&self.norm, &self.pooler) {
+            (Some(norm), _) => norm.forward(x),
+            (None, Some(pooler)) => pooler.forward(x),
+            (None, None) => x,
         };
-        precision::single(match &self.lm_head {
+        precision::single(match &self.head {
             Some(head) => project(head, x),
             None => x.matmul(self.embed_tokens.weight.val().transpose().unsqueeze()),
         })
@@ -209,6 +216,27 @@ impl<B: MixerBackend> Decoder<B> {
         x
     }
 
+    /// What an encoder's pooler makes of texts, `f(x W + b)` of the first token's hidden state; `None` if there is no pooler.
+    /// `tokens [B, T]` is 1 for tokens and 0 for padding, `None` without padding.
+    ///
+    /// # Shapes
+    /// `x [B, T, N]` -> `[B, N]`.
+    pub fn pooled(&self, x: Tensor<B, 3>, tokens: Option<Tensor<B, 2>>) -> Option<Tensor<B, 2>> {
+        let pooler = self.pooler.as_ref()?;
+        Some(pooler.forward(first(x, tokens)).squeeze_dim(1))
+    }
+
+    /// Logits of the classes of texts, `ids [B, T]` at `positions` -> `[B, classes]`.
+    ///
+    /// # Panics
+    /// If the model is no encoder with a head.
+    pub fn classify(&self, ids: Tensor<B, 2, Int>, positions: Positions) -> Tensor<B, 2> {
+        assert!(self.encoder, "a decoder has no classes");
+        let (batch, tokens) = (ids.dims()[0], positions.tokens(&ids.device()));
+        let hidden = self.forward(ids, positions, &mut self.empty_state(batch));
+        self.head(first(hidden, tokens)).squeeze_dim(1)
+    }
+
     /// Logits of whole sequences without padding, `ids [B, T]` -> `[B, T, vocabulary]`.
     pub fn logits(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
         let [batch, time] = ids.dims();
@@ -216,4 +244,9 @@ impl<B: MixerBackend> Decoder<B> {
         let hidden = self.forward(ids, positions, &mut self.empty_state(batch));
         self.head(hidden)
     }
+}
+
+/// Hidden states of first tokens, `x [B, T, N]` -> `[B, 1, N]`.
+fn first<B: Backend>(x: Tensor<B, 3>, tokens: Option<Tensor<B, 2>>) -> Tensor<B, 3> {
+    Pooling { summary: Summary::First, normalise: false, tokens: None }.pool(x, tokens).unsqueeze_dim(1)
 }

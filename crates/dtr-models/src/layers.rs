@@ -1,13 +1,14 @@
-//! Small parts of a block: linear projection on rows, norms, MLP. Field names are those of Hugging Face's Llama.
+//! Small parts of a model: linear projection on rows, norms, MLP, pooler. Field names are those of Hugging Face's Llama.
 
 use burn::module::{Initializer, Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
+use burn::tensor::activation::{relu, tanh};
 use dtr_attention::precision::{like, single};
 use dtr_attention::{MixerBackend, gate, norm};
 
-use crate::config::{Activation, NormKind};
+use crate::config::{Activation, NormKind, Squash};
 
 /// A projection without weights of its own yet.
 pub fn linear<B: Backend>(input: usize, output: usize, bias: bool, device: &B::Device) -> Linear<B> {
@@ -130,6 +131,30 @@ impl<B: MixerBackend> Mlp<B> {
             None => gate::gelu(up, self.activation == Activation::GeluTanh),
         };
         project(&self.down_proj, inner)
+    }
+}
+
+/// `f(x W + b)`: what an encoder makes of the hidden state of a text's first token.
+#[derive(Module, Debug)]
+pub struct Pooler<B: Backend> {
+    dense: Linear<B>,
+    #[module(skip)]
+    squash: Squash,
+}
+
+impl<B: Backend> Pooler<B> {
+    /// A pooler without weights of its own yet.
+    pub fn new(hidden: usize, squash: Squash, device: &B::Device) -> Self {
+        Self { dense: linear(hidden, hidden, true, device), squash }
+    }
+
+    /// `x [B, T, N]` -> `[B, T, N]`.
+    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let x = project(&self.dense, x);
+        match self.squash {
+            Squash::Tanh => tanh(x),
+            Squash::Relu => relu(x),
+        }
     }
 }
 

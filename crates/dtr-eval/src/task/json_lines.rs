@@ -57,9 +57,9 @@ pub enum Answer {
         /// What log-likelihoods are divided by.
         normalise: Normalise,
     },
-    /// The likeliest of several tokens.
+    /// The likeliest of several tokens, or of several classes where the model is an encoder with a head for them.
     Labels {
-        /// The token of each label.
+        /// The token of each label, or the name of its class.
         tokens: BTreeMap<String, String>,
         /// The right label.
         right: Template,
@@ -112,7 +112,7 @@ pub struct FewShot {
 pub enum TooLong {
     /// The task is refused.
     Refuse,
-    /// They lose tokens on the left, and are counted.
+    /// They lose tokens on the left, those of an encoder on the right, and are counted.
     Truncate,
 }
 
@@ -205,8 +205,9 @@ impl Task for JsonLines {
 }
 
 impl Documents for JsonLines {
-    fn document(&self, _length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
-        self.questions.draw(Split::Training, random)
+    fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
+        let example = self.questions.draw(Split::Training, random)?;
+        Ok(if example.class.is_some() { example.within(length) } else { example })
     }
 }
 
@@ -216,6 +217,13 @@ fn metric(what: &str, config: &JsonLinesConfig, reader: &Reader) -> Result<Metri
         Answer::Exact { .. } => Metric::ExactMatch,
         Answer::Generate { metric, max_tokens, stop, .. } => {
             Metric::Generated(Arc::new(Generation::new(metric.clone(), *max_tokens, stop.clone(), reader)))
+        }
+        Answer::Labels { tokens, .. } if reader.is_encoder() => {
+            let class = |name: &String| {
+                let unknown = || EvalError::UnknownClass { what: what.into(), name: name.clone(), classes: reader.classes().to_vec() };
+                reader.class(name).ok_or_else(unknown)
+            };
+            Metric::Label(tokens.values().map(class).collect::<Result<_, _>>()?)
         }
         Answer::Labels { tokens, .. } => {
             let token = |label: &String| match reader.tokenizer.encode(label)?.as_slice() {

@@ -66,7 +66,7 @@ pub enum Metric {
     Probability,
     /// 1 if, of several answers, the right one has the highest log-likelihood divided by its length, else 0.
     Choice(Normalise),
-    /// 1 if, of these tokens, the labelled one is the likeliest, else 0.
+    /// 1 if, of these tokens or classes, the right one is the likeliest, else 0.
     Label(Vec<u32>),
     /// What is generated, compared with what was expected.
     Generated(Arc<Generation>),
@@ -104,24 +104,45 @@ impl Metric {
     }
 }
 
-/// A sequence and which of its tokens are to be predicted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A sequence and which of its tokens are to be predicted; or a text and its class.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Example {
     /// The whole sequence, answers included.
     pub tokens: Vec<u32>,
     /// Indices of the tokens to be predicted from all before them; of a decoder's task at least one, none of them 0.
     pub labelled: Vec<usize>,
+    /// Class of the whole text, which an encoder with a head tells at its first token.
+    pub class: Option<u32>,
 }
 
 impl Example {
+    /// What is to be told, labelled tokens or the class, each with the place whose hidden state tells it.
+    pub fn told(&self) -> impl Iterator<Item = (usize, u32)> {
+        let tokens = self.labelled.iter().filter_map(|&at| Some((at.checked_sub(1)?, self.tokens[at])));
+        tokens.chain(self.class.map(|class| (0, class)))
+    }
+
     /// Lengths of its answers: runs of adjacent labelled tokens.
     pub fn answers(&self) -> Vec<usize> {
-        self.labelled.chunk_by(|before, after| before + 1 == *after).map(<[usize]>::len).collect()
+        let runs = self.labelled.chunk_by(|before, after| before + 1 == *after).map(<[usize]>::len);
+        runs.chain(self.class.map(|_| 1)).collect()
+    }
+
+    /// A text of an encoder, cut to `length` tokens. What the tokenizer puts at the end of a text stays there.
+    #[must_use]
+    pub(crate) fn within(mut self, length: usize) -> Self {
+        if let Some(&end) = self.tokens.last()
+            && self.tokens.len() > length
+        {
+            self.tokens.truncate(length);
+            self.tokens[length - 1] = end;
+        }
+        self
     }
 }
 
-/// What a model is asked: a prompt with one answer, or with several to choose from. An encoder is asked for vectors: its first answer is
-/// the query and its second the document, without labels.
+/// What a model is asked: a prompt with one answer, or with several to choose from. An encoder is asked for the class of a text, which is the
+/// only answer, or for vectors: its first answer is the query then and its second the document, without labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// Name, unlike those of the task's other questions.
@@ -139,7 +160,7 @@ pub struct Question {
 impl Question {
     /// A question with one answer.
     pub fn single(id: String, answer: Example) -> Self {
-        let lengths = vec![answer.labelled.len()];
+        let lengths = vec![answer.told().count()];
         Self { id, answers: vec![answer], lengths, right: 0, references: Vec::new() }
     }
 
@@ -208,7 +229,7 @@ pub trait Task: Documents {
 /// # Errors
 /// If a document cannot be read.
 pub fn row(documents: &dyn Documents, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
-    let mut row = Example { tokens: Vec::with_capacity(length), labelled: Vec::new() };
+    let mut row = Example { tokens: Vec::with_capacity(length), ..Example::default() };
     while row.tokens.len() < length {
         let before = row.tokens.len();
         let document = documents.document(length - before, random)?;

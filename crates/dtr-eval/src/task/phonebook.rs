@@ -88,7 +88,7 @@ impl Task for Phonebook {
         tokens.extend(&asked.name);
         let labelled = tokens.len()..tokens.len() + asked.number.len();
         tokens.extend(&asked.number);
-        Example { tokens, labelled: labelled.collect() }
+        Example { tokens, labelled: labelled.collect(), class: None }
     }
 }
 
@@ -105,6 +105,6 @@ impl Documents for Phonebook {
             labelled.extend(tokens.len()..tokens.len() + book[asked].number.len());
             tokens.extend(book[asked].number.iter().chain(&self.newline));
         }
-        Ok(Example { tokens, labelled })
+        Ok(Example { tokens, labelled, class: None })
     }
 }

@@ -91,7 +91,7 @@ impl Retrieval {
                 let tokens = reader.tokenizer.encode_within(text, most)?;
                 // One that is as long as can be may have been cut; whether it was is told by its length without a limit.
                 cut |= tokens.len() == most && reader.tokenizer.encode_prompt(text)?.len() > most;
-                Ok(Example { tokens, labelled: Vec::new() })
+                Ok(Example { tokens, ..Example::default() })
             };
             let answers = vec![text(&query)?, text(&document)?];
             *truncated.entry(split).or_default() += usize::from(cut);
@@ -106,15 +106,7 @@ impl Documents for Retrieval {
     /// The query or the document of a pair, as a text by itself.
     fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
         let question = self.questions.draw_question(Split::Training, random)?;
-        let mut example = question.answers[random.random_range(0..2)].clone();
-        if let Some(&end) = example.tokens.last()
-            && example.tokens.len() > length
-        {
-            // What the tokenizer puts at the end of a text stays there.
-            example.tokens.truncate(length);
-            example.tokens[length - 1] = end;
-        }
-        Ok(example)
+        Ok(question.answers[random.random_range(0..2)].clone().within(length))
     }
 }
 

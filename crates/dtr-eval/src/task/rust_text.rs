@@ -68,13 +68,13 @@ impl Task for RustText {
     }
 
     fn example(&self, split: Split, random: &mut ChaCha8Rng) -> Example {
-        Example { tokens: self.window(split, self.length, random), labelled: (1..self.length).collect() }
+        Example { tokens: self.window(split, self.length, random), labelled: (1..self.length).collect(), class: None }
     }
 }
 
 impl Documents for RustText {
     /// No token matters more than another.
     fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
-        Ok(Example { tokens: self.window(Split::Training, length, random), labelled: Vec::new() })
+        Ok(Example { tokens: self.window(Split::Training, length, random), ..Example::default() })
     }
 }

@@ -68,7 +68,7 @@ impl Task for SnippetOrigin {
         let mut tokens = file[start..start + self.length].to_vec();
         tokens.extend(&self.question);
         tokens.push(self.labels[label]);
-        Example { labelled: vec![tokens.len() - 1], tokens }
+        Example { labelled: vec![tokens.len() - 1], tokens, class: None }
     }
 }
 

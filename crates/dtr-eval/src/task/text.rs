@@ -82,7 +82,7 @@ impl Documents for Text {
     /// No token matters more than another.
     fn document(&self, _length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
         let Example { tokens, .. } = self.questions.draw(Split::Training, random)?;
-        Ok(Example { tokens, labelled: Vec::new() })
+        Ok(Example { tokens, ..Example::default() })
     }
 }
 
@@ -93,7 +93,7 @@ fn windows(tokens: &[u32], length: usize) -> Vec<Example> {
     while done < tokens.len() {
         let end = (done + length).min(tokens.len());
         let begin = end.saturating_sub(length + 1);
-        windows.push(Example { tokens: tokens[begin..end].to_vec(), labelled: (done - begin..end - begin).collect() });
+        windows.push(Example { tokens: tokens[begin..end].to_vec(), labelled: (done - begin..end - begin).collect(), class: None });
         done = end;
     }
     windows

@@ -1,5 +1,6 @@
 //! From the fields of an example to a question: prompt and answers as texts, then as tokens that fit the context.
 
+use dtr_models::CheckpointError;
 use serde_json::Value;
 
 use super::json_lines::{Answer, JsonLinesConfig, Normalise, TooLong};
@@ -81,6 +82,10 @@ impl Writer<'_> {
                     add(before, answer, room)?;
                 }
             }
+            Answer::Labels { .. } if self.reader.is_encoder() => {
+                let (text, cut) = self.classified(&format!("{prompt}{delimiter}"), &texts[0])?;
+                return Ok((Question::single(record.id.clone(), text), cut));
+            }
             // One token, whatever stands before it.
             Answer::Labels { .. } => add(self.reader.encode(&format!("{prompt}{delimiter}"))?, self.plain(&texts[0])?, 0)?,
             Answer::Generate { max_tokens, .. } => {
@@ -102,6 +107,23 @@ impl Writer<'_> {
             }
         }
         Ok((question, cut))
+    }
+
+    /// A text of this class for an encoder to read, and whether it was cut.
+    fn classified(&self, text: &str, class: &str) -> Result<(Example, bool), Flaw> {
+        let refused = |error: CheckpointError| Flaw::Refused { reason: error.to_string() };
+        let mut tokens = self.reader.tokenizer.encode_prompt(text).map_err(refused)?;
+        let cut = tokens.len() > self.context;
+        if cut && self.config.too_long == TooLong::Refuse {
+            return Err(Flaw::PromptTooLong { tokens: tokens.len(), context: self.context });
+        }
+        if cut {
+            tokens = self.reader.tokenizer.encode_within(text, self.context).map_err(refused)?;
+        }
+        if tokens.is_empty() {
+            return Err(Flaw::EmptyPrompt);
+        }
+        Ok((Example { tokens, labelled: Vec::new(), class: self.reader.class(class) }, cut))
     }
 
     fn plain(&self, text: &str) -> Result<Vec<u32>, Flaw> {
@@ -145,7 +167,7 @@ impl Writer<'_> {
         }
         let labelled = (before.len()..before.len() + answer.len()).collect();
         before.extend(answer);
-        Ok((Example { tokens: before, labelled }, excess > 0))
+        Ok((Example { tokens: before, labelled, class: None }, excess > 0))
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) fn differing<B: MixerBackend>(
     let texts = match metric {
         _ if examples.is_empty() => Vec::new(),
         Metric::Retrieval(..) => retrieved(models, metric, questions, &examples, tokenizer, device)?,
+        // What an encoder says of a text is a class, no text.
+        _ if parent.is_encoder() => Vec::new(),
         _ => predicted(models, questions, &examples, tokenizer, device)?,
     };
     let answer = |(example, [prompt, expected, parent, hybrid]): (usize, [String; 4])| {

@@ -380,10 +380,9 @@ pub(super) fn batch(experiment: &Experiment, texts: &Texts, purpose: &str) -> Re
         } else {
             row(documents, distill.length, &mut random)?
         };
-        let mut row = Row::plain(found.tokens);
-        // What is seen one place earlier predicts an answer.
-        for at in found.labelled.into_iter().filter(|&at| at > 0) {
-            row.weights[at - 1] = distill.answer_weight as f32;
+        let mut row = Row::plain(found.tokens.clone());
+        for (at, _) in found.told() {
+            row.weights[at] = distill.answer_weight as f32;
         }
         Ok(row)
     });

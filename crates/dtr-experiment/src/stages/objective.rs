@@ -62,8 +62,8 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         let count = if split == Split::Test { sizes.test } else { sizes.validation };
         let questions = task.questions(name, split, count);
         let examples: Vec<&dtr_eval::Example> = questions.iter().map(dtr_eval::Question::example).collect();
-        let labels = examples.first().is_some_and(|example| !example.labelled.is_empty());
-        let answer = |example: &dtr_eval::Example| -> Vec<u32> { example.labelled.iter().map(|&at| example.tokens[at]).collect() };
+        let labels = examples.first().is_some_and(|example| example.told().count() > 0);
+        let answer = |example: &dtr_eval::Example| -> Vec<u32> { example.told().map(|(_, told)| told).collect() };
         if labels && examples.len() > 1 && examples.windows(2).all(|pair| answer(pair[0]) == answer(pair[1])) {
             return Err(Error::OneAnswer { task: name.into(), split: split.name(), examples: examples.len() });
         }

@@ -139,7 +139,7 @@ pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> 
             Ok(sources.clone().expect("just located"))
         };
         let wanted = [(Split::Validation, task.validation), (Split::Test, task.test)];
-        if reader.is_encoder() && !task.kind.is_for_encoders() {
+        if reader.is_encoder() && !task.kind.is_for_encoders() && (reader.classes().is_empty() || !task.kind.has_labels()) {
             return Err(EvalError::OnlyEncoder { what: format!("task \"{name}\"") }.into());
         }
         let made: Box<dyn dtr_eval::Task> = match &task.kind {

@@ -3,7 +3,9 @@
 /// How a family names its weights and lays them out.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Naming {
-    /// What stands in front of all names but the head's: as it is written, then other forms that are read.
+    /// Beginnings of our names of what stands behind the model proper, and what stands for them.
+    heads: &'static [(&'static str, &'static str)],
+    /// What stands in front of all other names: as it is written, then other forms that are read.
     prefixes: &'static [&'static str],
     /// Parts of our names (`^`: beginnings), and what stands for them; in this order.
     parts: &'static [(&'static str, &'static str)],
@@ -12,6 +14,8 @@ pub(crate) struct Naming {
     /// Ends of names that hold no weights of the model.
     ignored: &'static [&'static str],
 }
+
+const LM_HEAD: &[(&str, &str)] = &[("head.", "lm_head.")];
 
 /// Parts of BERT and its relatives.
 const BERT: &[(&str, &str)] = &[
@@ -28,16 +32,17 @@ const BERT: &[(&str, &str)] = &[
     ("embed_positions", "embeddings.position_embeddings"),
     ("embed_types", "embeddings.token_type_embeddings"),
     ("embed_norm", "embeddings.LayerNorm"),
-    ("pooler", "pooler.dense"),
 ];
 
 const POSITION_IDS: &[&str] = &["embeddings.position_ids"];
 
 impl Naming {
     /// Llama, and all that are named like it; students, too.
-    pub(crate) const LLAMA: Self = Self { prefixes: &["model."], parts: &[], convolutional: false, ignored: &["rotary_emb.inv_freq"] };
+    pub(crate) const LLAMA: Self =
+        Self { heads: LM_HEAD, prefixes: &["model."], parts: &[], convolutional: false, ignored: &["rotary_emb.inv_freq"] };
     /// GPT-2, with the prefix of transformers or bare as it was published.
     pub(crate) const GPT2: Self = Self {
+        heads: LM_HEAD,
         prefixes: &["transformer.", ""],
         parts: &[
             ("layers.", "h."),
@@ -58,9 +63,41 @@ impl Naming {
         ignored: &[".attn.bias", ".attn.masked_bias"],
     };
     /// BERT as a model by itself, or inside a larger one.
-    pub(crate) const BERT: Self = Self { prefixes: &["", "bert."], parts: BERT, convolutional: false, ignored: POSITION_IDS };
+    pub(crate) const BERT: Self = Self { heads: &[], prefixes: &["", "bert."], parts: BERT, convolutional: false, ignored: POSITION_IDS };
+    /// BERT with a head for classes, behind its own pooler.
+    pub(crate) const BERT_CLASSES: Self = Self { heads: &[("head.", "classifier.")], prefixes: &["bert."], ..Self::BERT };
     /// `RoBERTa`, named like BERT.
-    pub(crate) const ROBERTA: Self = Self { prefixes: &["", "roberta."], parts: BERT, convolutional: false, ignored: POSITION_IDS };
+    pub(crate) const ROBERTA: Self = Self { prefixes: &["", "roberta."], ..Self::BERT };
+    /// `RoBERTa` with a head for classes, to which the pooler belongs.
+    pub(crate) const ROBERTA_CLASSES: Self = Self {
+        heads: &[("pooler.dense.", "classifier.dense."), ("head.", "classifier.out_proj.")],
+        prefixes: &["roberta."],
+        // In older files, a pooler that the head does not use.
+        ignored: &["embeddings.position_ids", "roberta.pooler.dense.weight", "roberta.pooler.dense.bias"],
+        ..Self::BERT
+    };
+    /// `DistilBERT`.
+    pub(crate) const DISTILBERT: Self = Self {
+        prefixes: &["", "distilbert."],
+        parts: &[
+            ("layers.", "transformer.layer."),
+            ("self_attn.q_proj", "attention.q_lin"),
+            ("self_attn.k_proj", "attention.k_lin"),
+            ("self_attn.v_proj", "attention.v_lin"),
+            ("self_attn.o_proj", "attention.out_lin"),
+            ("input_layernorm", "sa_layer_norm"),
+            ("mlp.up_proj", "ffn.lin1"),
+            ("mlp.down_proj", "ffn.lin2"),
+            ("post_attention_layernorm", "output_layer_norm"),
+            ("embed_tokens", "embeddings.word_embeddings"),
+            ("embed_positions", "embeddings.position_embeddings"),
+            ("embed_norm", "embeddings.LayerNorm"),
+        ],
+        ..Self::BERT
+    };
+    /// `DistilBERT` with a head for classes, to which the pooler belongs.
+    pub(crate) const DISTILBERT_CLASSES: Self =
+        Self { heads: &[("pooler.dense.", "pre_classifier."), ("head.", "classifier.")], prefixes: &["distilbert."], ..Self::DISTILBERT };
 
     /// Whether a tensor of this name may be left over.
     pub(super) fn ignores(&self, name: &str) -> bool {
@@ -110,9 +147,12 @@ impl Path {
     /// All names that it may have in a file, the one that is written first.
     pub(super) fn names(&self) -> Vec<String> {
         let own = self.own();
-        let within = self.parts.first().is_some_and(|(name, container)| container == "Struct:Decoder" && name != "lm_head");
-        if !within {
+        if self.parts.first().is_none_or(|(_, container)| container != "Struct:Decoder") {
             return vec![own];
+        }
+        let head = |(ours, theirs): &(&str, &str)| own.strip_prefix(ours).map(|rest| format!("{theirs}{rest}"));
+        if let Some(name) = self.naming.heads.iter().find_map(head) {
+            return vec![name];
         }
         let renamed = |name: String, (part, theirs): &(&str, &str)| match part.strip_prefix('^') {
             Some(start) => name.strip_prefix(start).map_or_else(|| name.clone(), |rest| format!("{theirs}{rest}")),

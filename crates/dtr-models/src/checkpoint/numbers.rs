@@ -1,4 +1,4 @@
-//! Stored numbers into `f32`, as they lie or transposed, strip by strip: the next strip is read while the last one is put in place.
+//! Stored numbers into `f32`, as they lie or transposed, strip by strip.
 
 use std::io::{self, Read};
 
@@ -7,8 +7,10 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-/// Numbers of a strip, some megabytes: what a file gives at once and a cache holds.
-const STRIP: usize = 1 << 19;
+/// Numbers of a strip, which stay in a core's cache until they are in place.
+const STRIP: usize = 1 << 18;
+/// Rows of a strip at least, if it is transposed: fewer fill cache lines of the result in part only.
+const ROWS: usize = 256;
 /// Numbers that one thread converts at a time.
 const PIECE: usize = 1 << 15;
 /// Columns that one thread writes at a time: a cache line of each row.
@@ -75,12 +77,7 @@ pub(super) enum Layout {
 ///
 /// # Errors
 /// If the file ends before, or cannot be read.
-pub(super) fn read_numbers(
-    file: &mut (impl Read + Send),
-    number: Number,
-    [rows, columns]: [usize; 2],
-    layout: Layout,
-) -> io::Result<Vec<f32>> {
+pub(super) fn read_numbers(file: &mut impl Read, number: Number, [rows, columns]: [usize; 2], layout: Layout) -> io::Result<Vec<f32>> {
     let total = rows * columns;
     let mut numbers = vec![0.0; total];
     if layout == Layout::AsStored {
@@ -90,7 +87,7 @@ pub(super) fn read_numbers(
         })?;
         return Ok(numbers);
     }
-    let strip = (STRIP / columns.max(1)).max(1) * columns;
+    let strip = (STRIP / columns.max(1)).max(ROWS) * columns;
     // Rows a power of two apart would all fall into the same lines of a cache.
     let stride = columns + COLUMNS;
     let mut scratch = vec![0.0; if total == 0 { 0 } else { strip.min(total) / columns * stride }];
@@ -109,24 +106,12 @@ pub(super) fn read_numbers(
 }
 
 /// Hands `total` numbers of `size` bytes to `place`, `strip` at a time, with the number that each strip begins at.
-fn strips(
-    file: &mut (impl Read + Send),
-    size: usize,
-    total: usize,
-    strip: usize,
-    mut place: impl FnMut(usize, &[u8]) + Send,
-) -> io::Result<()> {
-    let mut now = vec![0; strip.min(total) * size];
-    let mut ahead = now.clone();
-    file.read_exact(&mut now)?;
-    let mut start = 0;
-    while start < total {
-        let end = (start + strip).min(total);
-        let following = strip.min(total - end);
-        let (read, ()) = rayon::join(|| file.read_exact(&mut ahead[..following * size]), || place(start, &now[..(end - start) * size]));
-        read?;
-        std::mem::swap(&mut now, &mut ahead);
-        start = end;
+fn strips(file: &mut impl Read, size: usize, total: usize, strip: usize, mut place: impl FnMut(usize, &[u8])) -> io::Result<()> {
+    let mut bytes = vec![0; strip.min(total) * size];
+    for start in (0..total).step_by(strip.max(1)) {
+        let bytes = &mut bytes[..strip.min(total - start) * size];
+        file.read_exact(bytes)?;
+        place(start, bytes);
     }
     Ok(())
 }

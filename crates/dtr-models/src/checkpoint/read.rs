@@ -1,20 +1,25 @@
-//! safetensors into a module, tensor by tensor: beside the weights themselves, only a strip of one is in memory.
+//! safetensors into a module: beside the weights themselves, only a strip of a tensor for each thread is in memory.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
-use std::sync::Arc;
 
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dtr_attention::precision::like;
+use rayon::prelude::*;
 
-use super::fit;
-use super::names::{self, Naming};
-use super::numbers::{Layout, Number, read_numbers};
-use super::source::{self, Stock, Stored};
+use super::fit::{self, Origin};
+use super::names::Naming;
+use super::numbers::read_numbers;
+use super::source::{self, Stock};
 use crate::error::CheckpointError;
+
+/// Numbers that are read by all threads together before the module takes them, tensor by tensor. A backend whose tensors lie elsewhere has
+/// as many twice.
+const AHEAD: usize = 1 << 24;
 
 /// Fills `module` from one file that holds exactly its parameters.
 ///
@@ -34,17 +39,17 @@ pub(super) fn load<B: Backend, M: Module<B>>(
     dtype: Option<FloatDType>,
     device: &B::Device,
 ) -> Result<M, CheckpointError> {
-    fit::require(&module, naming, &stock, shown, ignored)?;
-    let mut loader = Loader::<B> { stock, path: names::Path::new(naming), open: None, failed: None, dtype, device };
+    let origins = fit::require(&module, naming, &stock, shown, ignored)?;
+    let mut loader = Loader::<B> { origins: origins.into(), read: VecDeque::new(), failed: None, dtype, device };
     let module = module.map(&mut loader);
     loader.failed.map_or(Ok(module), Err)
 }
 
 struct Loader<'a, B: Backend> {
-    stock: Stock,
-    path: names::Path,
-    /// The shard that was read last.
-    open: Option<(Arc<Path>, File)>,
+    /// Of the parameters that are not read yet.
+    origins: VecDeque<Origin>,
+    /// Numbers of the parameters that come next.
+    read: VecDeque<Vec<f32>>,
     /// What could not be read; nothing is read behind it.
     failed: Option<CheckpointError>,
     dtype: Option<FloatDType>,
@@ -53,48 +58,46 @@ struct Loader<'a, B: Backend> {
 
 impl<B: Backend> Loader<'_, B> {
     fn tensor<const D: usize>(&mut self, shape: [usize; D]) -> Result<Tensor<B, D>, CheckpointError> {
-        let stored = self.path.names().iter().find_map(|name| self.stock.get(name)).cloned().expect("all that is needed is there");
-        let number = Number::of(stored.dtype).expect("a type that weights are read from");
-        let (rows, columns) = (stored.shape[0], stored.shape[1..].iter().product());
-        let layout = if self.path.is_transposed() { Layout::Transposed } else { Layout::AsStored };
-        let numbers = self
-            .file(&stored)
-            .and_then(|file| read_numbers(file, number, [rows, columns], layout))
-            .map_err(|source| CheckpointError::Io { action: "read", path: stored.file.to_path_buf(), source })?;
-        // Of a tensor that holds several side by side, the columns of this one.
-        let (part, parts) = self.path.part();
-        let width = shape[D - 1];
-        let numbers = if parts == 1 {
-            numbers
-        } else {
-            numbers.chunks(parts * width).flat_map(|row| &row[part * width..(part + 1) * width]).copied().collect()
-        };
+        if self.read.is_empty() {
+            let mut total = 0;
+            let mut fits = |origin: &Origin| {
+                let first = total == 0;
+                total += origin.stored.shape.iter().product::<usize>().max(1);
+                first || total <= AHEAD
+            };
+            let count = self.origins.iter().map_while(|origin| fits(origin).then_some(())).count();
+            let next: Vec<Origin> = self.origins.drain(..count).collect();
+            self.read = next.par_iter().map(numbers).collect::<Result<_, _>>()?;
+        }
+        let numbers = self.read.pop_front().expect("every parameter has an origin");
         let tensor = Tensor::from_data(TensorData::new(numbers, shape), self.device);
         Ok(match self.dtype {
             Some(dtype) => like(tensor, dtype.into()),
             None => tensor,
         })
     }
+}
 
-    /// The file of a tensor, at its first byte.
-    fn file(&mut self, stored: &Stored) -> std::io::Result<&mut File> {
-        let open = self.open.take().filter(|(path, _)| *path == stored.file);
-        let open = open.map_or_else(|| File::open(&stored.file).map(|file| (stored.file.clone(), file)), Ok)?;
-        let (_, file) = self.open.insert(open);
+/// The numbers of a parameter.
+fn numbers(origin: &Origin) -> Result<Vec<f32>, CheckpointError> {
+    let Origin { stored, number, layout, part: (part, parts) } = origin;
+    let (rows, columns) = (stored.shape[0], stored.shape[1..].iter().product());
+    let read = || {
+        let mut file = File::open(&stored.file)?;
         file.seek(SeekFrom::Start(stored.begin))?;
-        Ok(file)
+        read_numbers(&mut file, *number, [rows, columns], *layout)
+    };
+    let numbers = read().map_err(|source| CheckpointError::Io { action: "read", path: stored.file.to_path_buf(), source })?;
+    if *parts == 1 {
+        return Ok(numbers);
     }
+    // Of a tensor that holds several side by side, the columns of this one.
+    let whole = stored.shape[stored.shape.len() - 1];
+    let width = whole / parts;
+    Ok(numbers.chunks(whole).flat_map(|row| &row[part * width..(part + 1) * width]).copied().collect())
 }
 
 impl<B: Backend> ModuleMapper<B> for Loader<'_, B> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        self.path.enter(name, container);
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.exit();
-    }
-
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         if self.failed.is_some() {
             return param;

@@ -45,7 +45,7 @@ impl Quiz {
         random: &mut ChaCha8Rng,
     ) -> Example {
         let (first, others) = self.questions.split_first().expect("a quiz asks something");
-        let mut answered = Example { tokens: Vec::new(), labelled: Vec::new() };
+        let mut answered = Example::default();
         first.answer(tokenizer, &mut answered);
         for question in others {
             answered.tokens.extend(encode(tokenizer, &format!("\n{}", question.text)));
@@ -54,7 +54,7 @@ impl Quiz {
         let mut tokens = self.text(tokenizer, &first.text, haystack, length.saturating_sub(answered.tokens.len()), random);
         let labelled = answered.labelled.into_iter().map(|at| at + tokens.len()).collect();
         tokens.extend(answered.tokens);
-        Example { tokens, labelled }
+        Example { tokens, labelled, class: None }
     }
 
     /// Everything up to the first answer.

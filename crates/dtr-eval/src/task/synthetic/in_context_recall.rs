@@ -115,7 +115,7 @@ impl Symbols for InContextRecall {
         // Pairs of two tokens fill what is even without it.
         let padding = if longest > 2 { length - tokens.len() } else { 0 };
         tokens.splice(0..0, std::iter::repeat_n(self.vocabulary as u32 - 1, padding));
-        Example { tokens, labelled: labelled.into_iter().map(|at| at + padding).collect() }
+        Example { tokens, labelled: labelled.into_iter().map(|at| at + padding).collect(), class: None }
     }
 }
 

@@ -61,6 +61,6 @@ impl Symbols for Induction {
             tokens[at] = 0;
             tokens[at + 1] = answer;
         }
-        Example { tokens, labelled: special[1..].iter().map(|at| at + 1).collect() }
+        Example { tokens, labelled: special[1..].iter().map(|at| at + 1).collect(), class: None }
     }
 }

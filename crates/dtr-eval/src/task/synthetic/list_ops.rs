@@ -126,7 +126,7 @@ impl Expressions {
         let from = tokens.len();
         tokens.extend(&self.tokens[&format!(" {value}")]);
         let fits = self.list_ops.shortest <= tokens.len() && tokens.len() <= self.list_ops.tokens;
-        (own && fits).then(|| Example { labelled: (from..tokens.len()).collect(), tokens })
+        (own && fits).then(|| Example { labelled: (from..tokens.len()).collect(), tokens, class: None })
     }
 }
 
@@ -143,7 +143,7 @@ impl Task for Expressions {
 impl Documents for Expressions {
     /// Expressions with their answers, one a line.
     fn document(&self, length: usize, random: &mut ChaCha8Rng) -> Result<Example, EvalError> {
-        let mut document = Example { tokens: Vec::new(), labelled: Vec::new() };
+        let mut document = Example::default();
         while document.tokens.len() < length {
             let example = self.example(Split::Training, random);
             document.labelled.extend(example.labelled.iter().map(|at| at + document.tokens.len()));

@@ -70,6 +70,6 @@ impl Symbols for Mqar {
             labelled.push(2 * (pairs + place) + 1);
         }
         labelled.sort_unstable();
-        Example { tokens, labelled }
+        Example { tokens, labelled, class: None }
     }
 }

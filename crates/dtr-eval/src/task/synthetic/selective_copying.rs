@@ -58,6 +58,6 @@ impl Symbols for SelectiveCopying {
         }
         tokens.push(MARK);
         tokens.extend(data);
-        Example { tokens, labelled: (length - copied..length).collect() }
+        Example { tokens, labelled: (length - copied..length).collect(), class: None }
     }
 }
