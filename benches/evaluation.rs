@@ -8,7 +8,7 @@ use burn::prelude::*;
 use dtr_eval::batch::batches;
 use dtr_eval::efficiency::median;
 use dtr_eval::task::{JsonLines, JsonLinesConfig};
-use dtr_eval::{Question, Reader, Split, Task, evaluate, parts};
+use dtr_eval::{BATCH_TOKENS, Question, Reader, Split, Task, evaluate, parts};
 use dtr_models::{Decoder, checkpoint};
 use rayon::prelude::*;
 use serde_json::json;
@@ -17,9 +17,6 @@ use serde_json::json;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Cpu = burn_flex::Flex;
-
-/// Tokens of a batch, as an evaluation makes them.
-const BATCH_TOKENS: usize = 4096;
 
 /// Examples in front of a question: short prompts and long ones.
 const SHOTS: [usize; 2] = [0, 4];
@@ -64,7 +61,7 @@ fn measure(root: &Path, shots: usize, model: &Decoder<Cpu>, reader: &Reader) {
             let part = &questions[part.clone()];
             apart_seconds += seconds(|| forward(model, part, false));
             bare_seconds += seconds(|| forward(model, part, true));
-            scored_seconds += seconds(|| drop(evaluate(model, part, &metric, &Default::default())));
+            scored_seconds += seconds(|| drop(evaluate(model, part, &metric, BATCH_TOKENS, &Default::default())));
         }
         apart.push(apart_seconds);
         bare.push(bare_seconds);

@@ -22,7 +22,7 @@ use dtr_distill::trainer::Rows;
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_eval::efficiency::{measure, median, order};
 use dtr_eval::task::{Example, Metric, Question};
-use dtr_eval::{evaluate, random};
+use dtr_eval::{BATCH_TOKENS, evaluate, random};
 use dtr_experiment::backend::{Work, dispatch, memory};
 use dtr_experiment::schema::{Compute, Device, Precision};
 use dtr_models::layers::cast;
@@ -209,12 +209,12 @@ impl Study<'_> {
         let model = self.model::<B>(config, device);
         let question = |n: usize| {
             let labelled = vec![self.cli.length - 1];
-            Question::single(n.to_string(), Example { tokens: tokens(config, self.cli.length, &n.to_string()), labelled })
+            Question::single(n.to_string(), Example { tokens: tokens(config, self.cli.length, &n.to_string()), labelled, class: None })
         };
         let questions: Vec<Question> = (0..32).map(question).collect();
         let pass = || {
             let began = Instant::now();
-            drop(evaluate(&model, &questions, &Metric::ExactMatch, device));
+            drop(evaluate(&model, &questions, &Metric::ExactMatch, BATCH_TOKENS, device));
             questions.len() as f64 / began.elapsed().as_secs_f64()
         };
         pass();

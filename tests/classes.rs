@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::activation::log_softmax;
 use dtr_eval::records::Splits;
 use dtr_eval::task::{Answer, JsonLines, JsonLinesConfig, TooLong};
-use dtr_eval::{EvalError, Question, Reader, Split, Task, evaluate, parts};
+use dtr_eval::{BATCH_TOKENS, EvalError, Question, Reader, Split, Task, evaluate, parts};
 use dtr_models::{Decoder, checkpoint};
 use dtr_tests::{Golden, Inner, golden};
 use serde_json::json;
@@ -76,7 +76,7 @@ fn a_text_has_the_class_that_transformers_finds() {
         let task = JsonLines::open("texts", &config(case, directory.path(), classes), &[], &reader).expect("a task");
         let (questions, metric) = (questions(&task), task.metric());
         let replies =
-            parts(&questions, &metric).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, &Default::default()));
+            parts(&questions, &metric).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, BATCH_TOKENS, &Default::default()));
         let logits = Golden::open(&format!("models/{case}/expected.safetensors")).float::<Inner, 2>("logits");
         let logarithms: Vec<f32> = log_softmax(logits.clone(), 1).into_data().iter::<f32>().collect();
         let places: Vec<usize> =

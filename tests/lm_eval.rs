@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dtr_eval::generation::TextMetric;
 use dtr_eval::records::Splits;
 use dtr_eval::task::{Answer, FewShot, JsonLines, JsonLinesConfig, Normalise, Text, TextConfig, TooLong};
-use dtr_eval::{Metric, Question, Reader, Reply, Split, Task, evaluate, parts};
+use dtr_eval::{BATCH_TOKENS, Metric, Question, Reader, Reply, Split, Task, evaluate, parts};
 use dtr_models::chat::{ChatTemplate, Conversation};
 use dtr_models::{Decoder, checkpoint};
 use dtr_tests::{Inner, golden, tiny_qwen3};
@@ -55,7 +55,7 @@ fn answers(task: &dyn Task, count: usize) -> BTreeMap<String, (Question, Reply)>
     let (model, _) = model();
     let (questions, metric) = (task.questions("", Split::Test, count), task.metric());
     assert_eq!(questions.len(), count);
-    let replies = parts(&questions, &metric).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, &Default::default()));
+    let replies = parts(&questions, &metric).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, BATCH_TOKENS, &Default::default()));
     questions.iter().cloned().zip(replies).map(|(question, reply)| (question.id.clone(), (question, reply))).collect()
 }
 
@@ -167,9 +167,9 @@ fn answers_do_not_depend_on_the_batch() {
         let (file, count) = if matches!(answer, Answer::Choices { .. }) { ("choices", 48) } else { ("words", 24) };
         let task = JsonLines::open("own", &config(file, "{context}", answer), &[], &reader).expect("a task");
         let (questions, metric): (_, Metric) = (task.questions("", Split::Test, count), task.metric());
-        let together = evaluate(&model, &questions, &metric, &device);
+        let together = evaluate(&model, &questions, &metric, BATCH_TOKENS, &device);
         for size in [1, 7, 20] {
-            let apart: Vec<Reply> = questions.chunks(size).flat_map(|some| evaluate(&model, some, &metric, &device)).collect();
+            let apart: Vec<Reply> = questions.chunks(size).flat_map(|some| evaluate(&model, some, &metric, BATCH_TOKENS, &device)).collect();
             for (a, b) in together.iter().zip(&apart) {
                 assert_eq!((a.score.score, &a.greedy, &a.text), (b.score.score, &b.greedy, &b.text));
                 for (a, b) in a.log_likelihoods.iter().zip(&b.log_likelihoods) {
@@ -177,6 +177,6 @@ fn answers_do_not_depend_on_the_batch() {
                 }
             }
         }
-        assert_eq!(together, evaluate(&model, &questions, &metric, &device), "the same again");
+        assert_eq!(together, evaluate(&model, &questions, &metric, BATCH_TOKENS, &device), "the same again");
     }
 }

@@ -33,15 +33,22 @@ pub fn parts(questions: &[Question], metric: &Metric) -> Vec<Range<usize>> {
     parts
 }
 
-/// What `model` makes of the questions of one part, in their order.
-pub fn evaluate<B: MixerBackend>(model: &Decoder<B>, part: &[Question], metric: &Metric, device: &B::Device) -> Vec<Reply> {
+/// What `model` makes of the questions of one part, in their order; in batches of about `batch_tokens` tokens, usually
+/// [`BATCH_TOKENS`](crate::BATCH_TOKENS).
+pub fn evaluate<B: MixerBackend>(
+    model: &Decoder<B>,
+    part: &[Question],
+    metric: &Metric,
+    batch_tokens: usize,
+    device: &B::Device,
+) -> Vec<Reply> {
     // Blocks of questions of similar length have little padding.
     let mut order: Vec<usize> = (0..part.len()).collect();
     order.sort_by_key(|&index| part[index].answers.iter().map(|answer| answer.tokens.len()).max());
     let sorted: Vec<Question> = order.iter().map(|&index| part[index].clone()).collect();
     let path = vec![0; model.layers.len()];
     let whole = 0..part.len();
-    let mut scorer = Scorer::new(&sorted, std::slice::from_ref(&whole), metric.clone(), (model, &path), 0, device);
+    let mut scorer = Scorer::new(&sorted, std::slice::from_ref(&whole), metric.clone(), (model, &path), 0, device).in_batches_of(batch_tokens);
     let mut replies = vec![Reply::default(); part.len()];
     for (&index, reply) in order.iter().zip(scorer.replies(model, &path, whole).0) {
         replies[index] = Reply { found: reply.found.map(|found| order[found]), ..reply };

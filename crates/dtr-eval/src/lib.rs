@@ -29,5 +29,5 @@ pub use files::{Files, Format};
 pub use reader::Reader;
 pub use reply::{Reply, Score};
 pub use retrieval::Measure;
-pub use scorer::Scorer;
+pub use scorer::{BATCH_TOKENS, Scorer};
 pub use task::{Documents, Example, Metric, Question, Split, Task};

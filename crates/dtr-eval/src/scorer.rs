@@ -16,7 +16,7 @@ use crate::task::{Metric, Question};
 use crate::work::{Hidden, Outcome, Row, Work};
 
 /// Tokens of a batch: large enough for full speed, small enough that several fit beside each other.
-const BATCH_TOKENS: usize = 4096;
+pub const BATCH_TOKENS: usize = 4096;
 
 /// Questions scored together or not at all.
 const BLOCK: usize = 32;
@@ -34,6 +34,7 @@ pub struct Scorer<B: Backend> {
     blocks: Vec<Block<B>>,
     prefixes: Prefixes<B>,
     hidden: usize,
+    batch_tokens: usize,
     device: B::Device,
 }
 
@@ -54,27 +55,37 @@ impl<B: MixerBackend> Scorer<B> {
         cache_bytes: usize,
         device: &B::Device,
     ) -> Self {
-        let pooling = if let Metric::Retrieval(_, pooling) = metric { Some(pooling) } else { None };
         // The documents of a block are the pool of its queries.
-        let length = |part: &Range<usize>| if pooling.is_some() { part.len().max(1) } else { BLOCK };
+        let length = |part: &Range<usize>| if matches!(metric, Metric::Retrieval(..)) { part.len().max(1) } else { BLOCK };
         let cut = |part: &Range<usize>| {
             let (length, end) = (length(part), part.end);
             part.clone().step_by(length).map(move |from| from..(from + length).min(end))
         };
         let cuts = parts.iter().flat_map(cut);
-        let block = |range: Range<usize>| {
-            let batches = batches(&questions[range.clone()], |length| parent.0.reads_in_pieces(length), BATCH_TOKENS, device);
-            Block { work: batches.into_iter().map(|batch| Work { batch, parent: None, pooling }).collect(), questions: range }
-        };
-        Self {
-            metric,
+        let scorer = Self {
             questions: questions.to_vec(),
-            blocks: cuts.map(block).collect(),
+            blocks: cuts.map(|questions| Block { questions, work: Vec::new() }).collect(),
+            metric,
             prefixes: Prefixes::new(cache_bytes),
             hidden: parent.0.hidden(),
+            batch_tokens: 0,
             parent: (parent.0.clone(), parent.1.to_vec()),
             device: device.clone(),
+        };
+        scorer.in_batches_of(BATCH_TOKENS)
+    }
+
+    /// With batches of about so many tokens, where memory does not suffice for [`BATCH_TOKENS`].
+    #[must_use]
+    pub fn in_batches_of(mut self, tokens: usize) -> Self {
+        let pooling = if let Metric::Retrieval(_, pooling) = self.metric { Some(pooling) } else { None };
+        for block in &mut self.blocks {
+            let questions = &self.questions[block.questions.clone()];
+            let batches = batches(questions, |length| self.parent.0.reads_in_pieces(length), tokens, &self.device);
+            block.work = batches.into_iter().map(|batch| Work { batch, parent: None, pooling }).collect();
         }
+        self.batch_tokens = tokens;
+        self
     }
 
     /// Scores `model`, described by `path`, on some questions, and says what that took in units of a full evaluation of all.
@@ -183,7 +194,7 @@ impl<B: MixerBackend> Scorer<B> {
             let prompts: Vec<Vec<u32>> = self.questions[self.blocks[block].questions.clone()].iter().map(prompt).collect();
             let lengths: Vec<usize> = prompts.iter().map(|prompt| prompt.len() + generation.max_tokens).collect();
             let mut texts = vec![String::new(); prompts.len()];
-            for group in grouped(&lengths, BATCH_TOKENS) {
+            for group in grouped(&lengths, self.batch_tokens) {
                 let some: Vec<Vec<u32>> = group.iter().map(|&index| prompts[index].clone()).collect();
                 for (index, text) in group.into_iter().zip(generation.write(model, &some, &self.device)) {
                     texts[index] = text;

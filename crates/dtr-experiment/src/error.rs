@@ -286,14 +286,14 @@ pub enum Error {
 
     /// Something was larger than the device's memory, even in batches of half the size.
     #[error("the memory of device \"{device}\" does not suffice: {reason}")]
-    #[diagnostic(help("{remedy}; finished work is kept and found again"))]
+    #[diagnostic(help(
+        "shorten rows and texts (`distill.length`), set `dtype` to a smaller one, or choose a device with more memory; finished work is kept and found again"
+    ))]
     DeviceFull {
         /// The device.
         device: String,
         /// What its driver says.
         reason: String,
-        /// What to do.
-        remedy: &'static str,
     },
 
     /// A line of a token file is not what it should be.

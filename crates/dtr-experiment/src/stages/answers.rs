@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use dtr_attention::MixerBackend;
-use dtr_eval::{Example, Metric, Question, evaluate};
+use dtr_eval::{BATCH_TOKENS, Example, Metric, Question, evaluate};
 use dtr_models::{Decoder, Tokenizer};
 
 use crate::error::Error;
@@ -76,7 +76,7 @@ fn retrieved<B: MixerBackend>(
     tokenizer: &Tokenizer,
     device: &B::Device,
 ) -> Result<Vec<[String; 4]>, Error> {
-    let found = models.map(|model| evaluate(model, questions, metric, device));
+    let found = models.map(|model| evaluate(model, questions, metric, BATCH_TOKENS, device));
     let text = |example: &Example| -> Result<String, Error> { Ok(beginning(&tokenizer.decode_with(&example.tokens, true)?)) };
     let texts = |&example: &usize| {
         let [parent, hybrid] = found.each_ref().map(|replies| questions[replies[example].found.unwrap_or(example)].example());

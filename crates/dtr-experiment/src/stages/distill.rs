@@ -12,7 +12,7 @@ use dtr_attention::{MixerBackend, TrainBackend};
 use dtr_distill::trainer::Rows;
 use dtr_distill::{Progress, Row, Settings, Snapshots, StateCache, StudentBank};
 use dtr_eval::task::row;
-use dtr_eval::{EvalError, Scorer, Split, random};
+use dtr_eval::{BATCH_TOKENS, EvalError, Scorer, Split, random};
 use dtr_models::MixerConfig;
 use dtr_search::Layout;
 use rand::Rng;
@@ -286,7 +286,7 @@ pub struct Distilled {
 /// # Errors
 /// The first thing that goes wrong; what was trained until then is kept and found again.
 pub fn distill<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<Vec<Distilled>, Error> {
-    in_memory(experiment, options, |pieces| distilled::<B>(experiment, options, pieces, device))
+    in_memory(experiment.compute(), options.quiet, |pieces| distilled::<B>(experiment, options, pieces, device))
 }
 
 fn distilled<B: TrainBackend>(
@@ -312,7 +312,7 @@ fn distilled<B: TrainBackend>(
             tokens: record.tokens,
             tokens_per_second: record.tokens_per_second,
             normalised_mse: (0..parent.config.layers()).map(|layer| bank.losses[&(layer, letter(&shelf.operator))]).collect(),
-            scores: scores(experiment, &texts, &parent, &bank, &all, device),
+            scores: scores(experiment, &texts, (&parent, &bank), &all, pieces, device),
         });
     }
     Ok(found)
@@ -322,9 +322,9 @@ fn distilled<B: TrainBackend>(
 fn scores<B: MixerBackend>(
     experiment: &Experiment,
     texts: &Texts,
-    parent: &Parent<B>,
-    bank: &Bank<B>,
+    (parent, bank): (&Parent<B>, &Bank<B>),
     layout: &Layout,
+    pieces: usize,
     device: &B::Device,
 ) -> BTreeMap<String, (f64, f64)> {
     let of_task = |name: &String| {
@@ -332,7 +332,8 @@ fn scores<B: MixerBackend>(
         let questions = task.questions(name, Split::Validation, count);
         let full = path(&Layout::parent(layout.layers()), 0);
         let whole = 0..count;
-        let mut scorer = Scorer::new(&questions, std::slice::from_ref(&whole), task.metric(), (&parent.model, &full), 0, device);
+        let mut scorer = Scorer::new(&questions, std::slice::from_ref(&whole), task.metric(), (&parent.model, &full), 0, device)
+            .in_batches_of(BATCH_TOKENS / pieces);
         let mut mean = |model, path: &[u64]| {
             let found = scorer.score(model, path, whole.clone()).0;
             found.iter().map(|score| f64::from(score.score)).sum::<f64>() / count as f64

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dtr_attention::MixerBackend;
-use dtr_eval::{Metric, Question, Reader, Reply, Split, evaluate as score, parts};
+use dtr_eval::{BATCH_TOKENS, Metric, Question, Reader, Reply, Split, evaluate as score, parts};
 use dtr_models::{Decoder, checkpoint};
 use serde::{Deserialize, Serialize};
 
+use super::in_memory;
 use super::objective::finite;
 use super::prepare::{identity, task_key, tasks};
 use crate::error::Error;
@@ -79,6 +80,10 @@ struct Line {
 /// # Errors
 /// If the model or a task cannot be read, a task has no examples, or the results stored are of something else.
 pub fn evaluate<B: MixerBackend>(evaluation: &Evaluation, device: &B::Device) -> Result<Vec<Evaluated>, Error> {
+    in_memory(evaluation.compute, evaluation.quiet, |pieces| evaluated::<B>(evaluation, BATCH_TOKENS / pieces, device))
+}
+
+fn evaluated<B: MixerBackend>(evaluation: &Evaluation, batch_tokens: usize, device: &B::Device) -> Result<Vec<Evaluated>, Error> {
     let (config, model) = checkpoint::load_in::<B>(&evaluation.model, evaluation.compute.dtype.into(), device)?;
     let made = tasks(&evaluation.tasks, &Reader::load(&evaluation.model, &config)?)?;
     let _lock = match &evaluation.out {
@@ -100,7 +105,7 @@ pub fn evaluate<B: MixerBackend>(evaluation: &Evaluation, device: &B::Device) ->
         }
         let depends_on = key(&(&model_key, task_key(&task.kind, made), split, count, evaluation.compute.to_string()));
         let store = evaluation.out.as_ref().map(|out| Store::open(out, name, depends_on)).transpose()?;
-        let lines = answers(&model, &questions, &made.metric(), store.as_ref(), (name, evaluation.quiet), device)?;
+        let lines = answers(&model, &questions, &made.metric(), store.as_ref(), (name, evaluation.quiet), batch_tokens, device)?;
         let found = Evaluated {
             task: name.clone(),
             metric: made.metric().name().into(),
@@ -124,6 +129,7 @@ fn answers<B: MixerBackend>(
     metric: &Metric,
     store: Option<&Store>,
     (name, quiet): (&str, bool),
+    batch_tokens: usize,
     device: &B::Device,
 ) -> Result<Vec<Line>, Error> {
     let mut lines = store.map_or(Ok(Vec::new()), |store| store.lines(questions))?;
@@ -133,7 +139,7 @@ fn answers<B: MixerBackend>(
         let some = &questions[part.clone()];
         if part.end > lines.len() {
             lines.truncate(part.start);
-            let replies = score(model, some, metric, device);
+            let replies = score(model, some, metric, batch_tokens, device);
             lines.extend(some.iter().zip(replies).map(|(question, reply)| line(question, reply)));
             // All lines are written each time: the more there are, the more seldom.
             if let Some(store) = store.filter(|_| part.end == questions.len() || stored.elapsed() >= STORING * took) {

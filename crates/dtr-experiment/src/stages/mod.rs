@@ -32,7 +32,7 @@ use crate::html::Page;
 use crate::log::{EventLog, Listener};
 use crate::report::Report;
 use crate::run_dir::RunDir;
-use crate::schema::Experiment;
+use crate::schema::{Compute, Experiment};
 use crate::terminal::Progress;
 use crate::{atomic, html};
 use objective::Banks;
@@ -107,17 +107,16 @@ impl<B: Backend> Found<B> {
 /// # Errors
 /// The first thing that goes wrong; what was finished until then is kept and found again.
 pub fn run<B: TrainBackend>(experiment: &Experiment, options: &Options, device: &B::Device) -> Result<(PathBuf, Report), Error> {
-    in_memory(experiment, options, |pieces| attempt::<B>(experiment, options, pieces, device))
+    in_memory(experiment.compute(), options.quiet, |pieces| attempt::<B>(experiment, options, pieces, device))
 }
 
 /// Does `work` with whole batches and, where the device's memory does not suffice, goes on with halves of them: what is finished is on disk.
-fn in_memory<T>(experiment: &Experiment, options: &Options, mut work: impl FnMut(usize) -> Result<T, Error>) -> Result<T, Error> {
+fn in_memory<T>(compute: Compute, quiet: bool, mut work: impl FnMut(usize) -> Result<T, Error>) -> Result<T, Error> {
     memory::within(|| work(1)).or_else(|reason| {
-        let device = experiment.compute().device.to_string();
-        Progress::new(options.quiet)
+        let device = compute.device.to_string();
+        Progress::new(quiet)
             .warn(&format!("the memory of device \"{device}\" does not suffice ({reason}); going on with batches of half the size"));
-        let remedy = "lower distill.rows or distill.length, set `dtype` to a smaller one, or choose a device with more memory";
-        memory::within(|| work(2)).map_err(|reason| Error::DeviceFull { device, reason, remedy })
+        memory::within(|| work(2)).map_err(|reason| Error::DeviceFull { device, reason })
     })?
 }
 

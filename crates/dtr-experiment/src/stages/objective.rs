@@ -8,7 +8,7 @@ use std::time::Instant;
 use burn::prelude::Backend;
 use dtr_attention::MixerBackend;
 use dtr_eval::efficiency::{measure, median};
-use dtr_eval::{Scorer, Split, Task};
+use dtr_eval::{BATCH_TOKENS, Scorer, Split, Task};
 use dtr_models::Decoder;
 use dtr_search::{Evaluation, Example, Layout, Objective, Operator};
 
@@ -89,6 +89,14 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
             commits: 0,
             refit: None,
         })
+    }
+
+    /// The same, with each batch in so many pieces.
+    pub fn in_pieces(mut self, pieces: usize) -> Self {
+        if pieces > 1 {
+            self.scorer = self.scorer.in_batches_of(BATCH_TOKENS / pieces);
+        }
+        self
     }
 
     /// The same, with students made anew as the search goes on.

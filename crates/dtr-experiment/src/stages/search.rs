@@ -90,7 +90,7 @@ impl Run<'_> {
             Workshop::<B> { experiment: self.experiment, directory: &self.directory, texts, parent, task: name, progress: self.progress, pieces: self.pieces };
         let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, commits| workshop.refit(layout, bank, commits, device);
         let mut objective =
-            TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);
+            TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.in_pieces(self.pieces).with_refit(&mut refit);
         let (log, mut emitted) = (&mut self.log, Ok(()));
         let select = settings.split(examples).0;
         let chance = task.metric().chance(&task.questions(name, Split::Validation, select.end));
@@ -128,7 +128,7 @@ impl Run<'_> {
         let banks = std::mem::take(&mut objective.banks);
         drop(objective);
         let whole = |count| std::iter::once(0..count).collect();
-        let mut objective = TaskObjective::new(here, (parent, bank), (name, task), Split::Test, whole, device)?;
+        let mut objective = TaskObjective::new(here, (parent, bank), (name, task), Split::Test, whole, device)?.in_pieces(self.pieces);
         objective.banks = banks;
         let whole = [Some(0..self.experiment.tasks()[name].test)];
         let mut test = scores(&mut objective, &layouts, &whole, &bar)?;
