@@ -22,7 +22,7 @@ type Cpu = burn_flex::Flex;
 const BATCH_TOKENS: usize = 4096;
 
 /// Examples in front of a question: short prompts and long ones.
-const SHOTS: [usize; 2] = [4, 0];
+const SHOTS: [usize; 2] = [0, 4];
 
 /// Questions of four choices.
 const QUESTIONS: usize = 64;
