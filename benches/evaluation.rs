@@ -22,10 +22,10 @@ type Cpu = burn_flex::Flex;
 const SHOTS: [usize; 2] = [0, 4];
 
 /// Questions of four choices.
-const QUESTIONS: usize = 128;
+const QUESTIONS: usize = 64;
 
 /// Measurements of which the medians count.
-const REPETITIONS: usize = 5;
+const REPETITIONS: usize = 3;
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -1,6 +1,6 @@
 //! The bundled checkpoint: what transformers computes with it, what its tokenizer gives, and that scoring is generation.
 
-use dtr_eval::batch::batches;
+use dtr_eval::batch::{Batch, batches};
 use dtr_eval::task::{Normalise, Phonebook};
 use dtr_eval::{Example, Metric, Question, Reply, Scorer, Split, Task};
 use dtr_models::generate::{Sampling, generate};
@@ -184,7 +184,7 @@ fn choices_go_on_from_one_prompt_and_score_as_each_from_its_beginning() {
 #[test]
 fn a_prompt_is_read_once_where_that_is_less_work() {
     let read = |question: &Question, in_pieces: bool| -> usize {
-        batches::<Inner>(std::slice::from_ref(question), |_| in_pieces, 4096, &Default::default()).iter().map(|batch| batch.tokens()).sum()
+        batches::<Inner>(std::slice::from_ref(question), |_| in_pieces, 4096, &Default::default()).iter().map(Batch::tokens).sum()
     };
     // The last token of the prompt predicts the first of each answer.
     assert_eq!(read(&choices(0, 100, &[5; 4]), true), 99 + 4 * 6);

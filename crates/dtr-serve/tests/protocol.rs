@@ -398,7 +398,7 @@ fn connections_beyond_the_limit_wait_for_a_place() {
     let mut byte = [0];
     third.read_exact(&mut byte).expect_err("nobody listens yet");
     idle.pop();
-    third.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
+    third.set_read_timeout(Some(Duration::from_mins(1))).expect("a limit");
     let mut text = String::new();
     third.read_to_string(&mut text).expect("an answer");
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
