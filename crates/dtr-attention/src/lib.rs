@@ -11,7 +11,7 @@
 //! | window `w` and linear attention together | [`window_linear`] | `F (V + 1) + w (D + V + F + 1)` | `2 F V + 2 w (D + V)` | composed; linear part fused |
 //! | linear map, skip | [`token_wise`] | none | `N^2`, none | composed |
 //!
-//! Fused is said of the CPU backends flex and ndarray; on those of CubeCL the recurrences and linear attention are, the rest is
+//! Fused is said of the CPU backends flex and ndarray; on those of `CubeCL` the recurrences and linear attention are, the rest is
 //! composed. Costs are multiplications and additions, by the recurrent form. [`packed`] takes any of them over several sequences in one row; [`convolution`] is the short convolution in
 //! front of many, [`norm`], [`gate`] and [`rotary`] what stands around them, [`loss`] the usual loss.
 //!
