@@ -135,11 +135,13 @@ impl Work for Study<'_> {
     fn run<B: TrainBackend>(self, device: B::Device) -> Value {
         let mut figures = json!({ "device": self.cli.device, "dtype": self.cli.dtype });
         for &tokens in &self.cli.recurrence {
-            figures["gated delta rule"][tokens.to_string()] = said(tokens, "gated delta rule, forward", "ms", || recurrence::<B::InnerBackend>(tokens, self.dtype, &device));
+            figures["gated delta rule"][tokens.to_string()] =
+                said(tokens, "gated delta rule, forward", "ms", || recurrence::<B::InnerBackend>(tokens, self.dtype, &device));
         }
         for (name, config) in &self.shapes {
             println!("{name}");
-            figures[name]["distillation, tokens/s"] = said(self.cli.length, "distillation", "tokens/s", || self.distil::<B>(config, &device));
+            figures[name]["distillation, tokens/s"] =
+                said(self.cli.length, "distillation", "tokens/s", || self.distil::<B>(config, &device));
             figures[name]["search, questions/s"] =
                 said(self.cli.length, "search", "questions/s", || self.questions::<B::InnerBackend>(config, &device));
             figures[name]["hybrids"] = self.hybrids::<B::InnerBackend>(config, &device);
@@ -175,7 +177,8 @@ impl Study<'_> {
     /// Tokens a second through the parent and one gated-delta student a layer.
     fn distil<B: TrainBackend>(&self, config: &DecoderConfig, device: &B::Device) -> f64 {
         let parent = self.model::<B::InnerBackend>(config, device);
-        let batch = |n: usize| -> Vec<Row> { (0..4).map(|row| Row::plain(tokens(config, self.cli.length, &format!("{n}/{row}")))).collect() };
+        let batch =
+            |n: usize| -> Vec<Row> { (0..4).map(|row| Row::plain(tokens(config, self.cli.length, &format!("{n}/{row}")))).collect() };
         let settings = Settings {
             operators: vec![DELTA],
             loss: Loss::NormalisedMse,
@@ -261,7 +264,10 @@ impl Study<'_> {
             for (name, samples) in samples {
                 let of = |which: usize| median(samples.iter().map(|sample| sample[which]).collect());
                 let (prefill, decode, bytes) = (of(0), of(1), of(2));
-                println!("  {name}, {context} tokens: prefill {prefill:.0}, decode {decode:.1} tokens/s, states {:.1} MiB", bytes / f64::from(1 << 20));
+                println!(
+                    "  {name}, {context} tokens: prefill {prefill:.0}, decode {decode:.1} tokens/s, states {:.1} MiB",
+                    bytes / f64::from(1 << 20)
+                );
                 figures[name][context.to_string()] = json!({ "prefill": prefill, "decode": decode, "bytes": bytes });
             }
         }

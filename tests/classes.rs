@@ -75,8 +75,9 @@ fn a_text_has_the_class_that_transformers_finds() {
         let (model, reader) = model(case);
         let task = JsonLines::open("texts", &config(case, directory.path(), classes), &[], &reader).expect("a task");
         let (questions, metric) = (questions(&task), task.metric());
-        let replies =
-            parts(&questions, &metric).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, BATCH_TOKENS, &Default::default()));
+        let replies = parts(&questions, &metric)
+            .into_iter()
+            .flat_map(|part| evaluate(&model, &questions[part], &metric, BATCH_TOKENS, &Default::default()));
         let logits = Golden::open(&format!("models/{case}/expected.safetensors")).float::<Inner, 2>("logits");
         let logarithms: Vec<f32> = log_softmax(logits.clone(), 1).into_data().iter::<f32>().collect();
         let places: Vec<usize> =

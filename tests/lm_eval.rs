@@ -55,7 +55,9 @@ fn answers(task: &dyn Task, count: usize) -> BTreeMap<String, (Question, Reply)>
     let (model, _) = model();
     let (questions, metric) = (task.questions("", Split::Test, count), task.metric());
     assert_eq!(questions.len(), count);
-    let replies = parts(&questions, &metric).into_iter().flat_map(|part| evaluate(&model, &questions[part], &metric, BATCH_TOKENS, &Default::default()));
+    let replies = parts(&questions, &metric)
+        .into_iter()
+        .flat_map(|part| evaluate(&model, &questions[part], &metric, BATCH_TOKENS, &Default::default()));
     questions.iter().cloned().zip(replies).map(|(question, reply)| (question.id.clone(), (question, reply))).collect()
 }
 
@@ -169,7 +171,8 @@ fn answers_do_not_depend_on_the_batch() {
         let (questions, metric): (_, Metric) = (task.questions("", Split::Test, count), task.metric());
         let together = evaluate(&model, &questions, &metric, BATCH_TOKENS, &device);
         for size in [1, 7, 20] {
-            let apart: Vec<Reply> = questions.chunks(size).flat_map(|some| evaluate(&model, some, &metric, BATCH_TOKENS, &device)).collect();
+            let apart: Vec<Reply> =
+                questions.chunks(size).flat_map(|some| evaluate(&model, some, &metric, BATCH_TOKENS, &device)).collect();
             for (a, b) in together.iter().zip(&apart) {
                 assert_eq!((a.score.score, &a.greedy, &a.text), (b.score.score, &b.greedy, &b.text));
                 for (a, b) in a.log_likelihoods.iter().zip(&b.log_likelihoods) {

@@ -48,7 +48,8 @@ pub fn evaluate<B: MixerBackend>(
     let sorted: Vec<Question> = order.iter().map(|&index| part[index].clone()).collect();
     let path = vec![0; model.layers.len()];
     let whole = 0..part.len();
-    let mut scorer = Scorer::new(&sorted, std::slice::from_ref(&whole), metric.clone(), (model, &path), 0, device).in_batches_of(batch_tokens);
+    let mut scorer =
+        Scorer::new(&sorted, std::slice::from_ref(&whole), metric.clone(), (model, &path), 0, device).in_batches_of(batch_tokens);
     let mut replies = vec![Reply::default(); part.len()];
     for (&index, reply) in order.iter().zip(scorer.replies(model, &path, whole).0) {
         replies[index] = Reply { found: reply.found.map(|found| order[found]), ..reply };

@@ -28,7 +28,8 @@ impl Host for NdArray {
     fn strided(array: &Self::Memory) -> (&[f32], &[usize], Vec<usize>) {
         let numbers = array.as_slice_memory_order().expect("made contiguous");
         // ndarray gives arrays without numbers strides of 0.
-        let strides = if array.is_empty() { vec![1; array.ndim()] } else { array.strides().iter().map(|stride| stride.unsigned_abs()).collect() };
+        let strides =
+            if array.is_empty() { vec![1; array.ndim()] } else { array.strides().iter().map(|stride| stride.unsigned_abs()).collect() };
         (numbers, array.shape(), strides)
     }
 

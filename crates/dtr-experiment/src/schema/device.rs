@@ -31,11 +31,6 @@ impl Precision {
             Self::Bf16 => "bf16",
         }
     }
-
-    /// Whether it is the one that experiments have where they say nothing.
-    pub(super) fn is_single(&self) -> bool {
-        *self == Self::F32
-    }
 }
 
 impl FromStr for Precision {

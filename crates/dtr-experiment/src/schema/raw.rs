@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::device::Precision;
 
+/// Whether a key need not be written down.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// The whole file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -19,7 +24,7 @@ pub(super) struct RawExperiment {
     pub name: String,
     pub seed: u64,
     pub device: String,
-    #[serde(default, skip_serializing_if = "Precision::is_single")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dtype: Precision,
     pub parent: RawParent,
     pub operators: Vec<Operator>,

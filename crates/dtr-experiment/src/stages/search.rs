@@ -86,11 +86,19 @@ impl Run<'_> {
         }
         let here = (self.experiment, &self.directory);
         let parts = |count| parts(&settings, count);
-        let workshop =
-            Workshop::<B> { experiment: self.experiment, directory: &self.directory, texts, parent, task: name, progress: self.progress, pieces: self.pieces };
+        let workshop = Workshop::<B> {
+            experiment: self.experiment,
+            directory: &self.directory,
+            texts,
+            parent,
+            task: name,
+            progress: self.progress,
+            pieces: self.pieces,
+        };
         let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, commits| workshop.refit(layout, bank, commits, device);
-        let mut objective =
-            TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.in_pieces(self.pieces).with_refit(&mut refit);
+        let mut objective = TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?
+            .in_pieces(self.pieces)
+            .with_refit(&mut refit);
         let (log, mut emitted) = (&mut self.log, Ok(()));
         let select = settings.split(examples).0;
         let chance = task.metric().chance(&task.questions(name, Split::Validation, select.end));
