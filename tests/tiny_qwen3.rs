@@ -137,6 +137,7 @@ fn choices(seed: usize, prompt: usize, answers: &[usize]) -> Question {
     let answer = |(place, &length): (usize, &usize)| Example {
         tokens: [&prompt[..], &text(1000 + 10 * seed + place, length)].concat(),
         labelled: (prompt.len()..prompt.len() + length).collect(),
+        class: None,
     };
     let answers: Vec<Example> = answers.iter().enumerate().map(answer).collect();
     let lengths = answers.iter().map(|answer| answer.labelled.len()).collect();

@@ -93,10 +93,11 @@ fn difference(kind: Kind, found: &Numbers, wanted: &Numbers) -> std::result::Res
     let lengths = |numbers: &Numbers| numbers.iter().map(Vec::len).collect::<Vec<_>>();
     if kind == Kind::Decision {
         let total: usize = lengths(wanted).iter().sum();
-        let same =
-            found.iter().zip(wanted).map(|(found, wanted)| found.iter().zip(wanted).filter(|(found, wanted)| found == wanted).count());
+        // Tokens and letters are whole numbers.
+        let same = |(found, wanted): (&f64, &f64)| (found - wanted).abs() < 0.5;
+        let same: usize = found.iter().zip(wanted).map(|(found, wanted)| found.iter().zip(wanted).filter(|pair| same(*pair)).count()).sum();
         let longest = total.max(lengths(found).iter().sum());
-        return Ok(1.0 - same.sum::<usize>() as f64 / longest.max(1) as f64);
+        return Ok(1.0 - same as f64 / longest.max(1) as f64);
     }
     if lengths(found) != lengths(wanted) {
         return Err(format!("{:?} numbers in place of {:?}", lengths(found), lengths(wanted)));

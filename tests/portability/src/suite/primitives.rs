@@ -72,8 +72,8 @@ impl<B: TrainBackend> Suite<'_, B> {
 
     fn products(&mut self) {
         let (left, right) = ([2, 3, 7, 10], [2, 3, 10, 5]);
-        self.differentiable("product", &[left, right], two(|x, y| x.matmul(y)));
-        self.differentiable("product, one matrix for all", &[left, [1, 1, 10, 5]], two(|x, y| x.matmul(y)));
+        self.differentiable("product", &[left, right], two(Tensor::matmul));
+        self.differentiable("product, one matrix for all", &[left, [1, 1, 10, 5]], two(Tensor::matmul));
         self.differentiable("product, transposed right", &[left, [2, 3, 9, 10]], two(|x, y| x.matmul(y.swap_dims(2, 3))));
         self.differentiable("product, transposed left", &[[2, 3, 10, 7], right], two(|x, y| x.swap_dims(2, 3).matmul(y)));
         self.differentiable(
@@ -81,9 +81,9 @@ impl<B: TrainBackend> Suite<'_, B> {
             &[[2, 7, 3, 10], [2, 9, 3, 10]],
             two(|x, y| x.swap_dims(1, 2).matmul(y.swap_dims(1, 2).transpose())),
         );
-        self.differentiable("product, one row", &[[2, 3, 1, 10], right], two(|x, y| x.matmul(y)));
-        self.differentiable("product, 130 by 70 by 90", &[[1, 1, 130, 70], [1, 1, 70, 90]], two(|x, y| x.matmul(y)));
-        self.differentiable("product, outer", &[[2, 3, 10, 1], [2, 3, 1, 5]], two(|x, y| x.matmul(y)));
+        self.differentiable("product, one row", &[[2, 3, 1, 10], right], two(Tensor::matmul));
+        self.differentiable("product, 130 by 70 by 90", &[[1, 1, 130, 70], [1, 1, 70, 90]], two(Tensor::matmul));
+        self.differentiable("product, outer", &[[2, 3, 10, 1], [2, 3, 1, 5]], two(Tensor::matmul));
     }
 
     fn shapes(&mut self) {
