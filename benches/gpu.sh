@@ -21,7 +21,7 @@ nvidia-smi --query-gpu=timestamp,memory.used --format=csv,noheader -l 1 > "$out/
 watch=$!
 trap 'kill $watch 2>/dev/null' EXIT
 
-throughput=(cargo xtask bench --bench throughput --no-default-features --features cuda -- --device cuda)
+throughput=(cargo xtask bench --bench throughput --no-default-features --features cuda,autotune -- --device cuda)
 part suite cargo xtask portability --devices cuda,cuda:bf16,cuda:f16 --output "$out/portability.json"
 part kernels cargo test --package dtr-attention --test cubecl --features flex,cuda
 part quickstart cargo xtask run configs/quickstart.toml --device cuda --runs "$out/runs"

@@ -1,7 +1,7 @@
 //! What distillation, search and hybrids of published shapes do on a device, with random weights: speed does not depend on what weights say.
 //!
 //!     cargo xtask bench --bench throughput
-//!     cargo xtask bench --bench throughput --no-default-features --features cuda -- --device cuda --dtype bf16 --shapes qwen2.5-1.5b,llama-3.2-3b
+//!     cargo xtask bench --bench throughput --no-default-features --features cuda,autotune -- --device cuda --dtype bf16 --shapes qwen2.5-1.5b,llama-3.2-3b
 //!
 //! Printed and written as JSON: tokens a second through the parent and the students of all its layers; questions a second as a search puts them;
 //! prefill and decode of the parent, of a hybrid with a quarter of its layers full, and of one without any, over context length; and the

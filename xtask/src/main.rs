@@ -10,8 +10,9 @@ cargo xtask run FILE [--device D] [--runs DIR] [--set KEY=VALUE]..  do, or go on
 cargo xtask distill FILE [the same]                                  its students alone, which runs in the same directory find
 cargo xtask check FILE [--device D] [--set KEY=VALUE]..             validate it and print the plan
 cargo xtask devices [--backends B,..]                                what this machine has: devices, their element types and memory
-cargo xtask portability --devices D,.. [ARGS]..                      the suite of what dtr asks of a backend, on each device, beside a
-                                                                     reference in double precision
+cargo xtask portability --devices D,.. [--untuned] [ARGS]..          the suite of what dtr asks of a backend, on each device, beside a
+                                                                     reference in double precision; without trying which of a card's
+                                                                     kernels is fastest
 cargo xtask report DIR..                                             write a run's report anew, or compare runs
 cargo xtask trace DIR                                                explain every decision of a run's searches
 cargo xtask study DIR..                                              compare strategies on runs that searched exhaustively
@@ -136,20 +137,23 @@ fn backends(list: &str) -> Result<Vec<&str>> {
 fn portability(arguments: &[String]) -> Result<ExitCode> {
     let (devices, _) = option(arguments, "--devices");
     let devices = devices.context("no device named: --devices flex,ndarray,wgpu for example")?;
-    let mut cargo = cargo(&["build", "--package", "dtr-portability"], &backends(&devices)?);
+    let (untuned, arguments): (Vec<String>, Vec<String>) = arguments.iter().cloned().partition(|argument| argument == "--untuned");
+    let mut cargo = cargo(&["build", "--package", "dtr-portability"], &backends(&devices)?, untuned.is_empty());
     if !cargo.status().context("could not run cargo")?.success() {
         bail!("the suite could not be built for {devices}");
     }
-    launch(&target().join("debug").join(format!("dtr-portability{}", std::env::consts::EXE_SUFFIX)), arguments)
+    launch(&target().join("debug").join(format!("dtr-portability{}", std::env::consts::EXE_SUFFIX)), &arguments)
 }
 
-/// Cargo on a package with exactly these backends.
-fn cargo(arguments: &[&str], backends: &[&str]) -> Command {
+/// Cargo on a package with exactly these backends; `tuned`: cards look for their fastest kernels.
+fn cargo(arguments: &[&str], backends: &[&str], tuned: bool) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace()).args(arguments);
     // The default features are those of flex, under which everything else is built, too.
     if backends != ["flex"] {
-        cargo.args(["--no-default-features", "--features", &backends.join(",")]);
+        let tuning = tuned && backends.iter().any(|backend| !["flex", "ndarray"].contains(backend));
+        let features: Vec<&str> = backends.iter().copied().chain(tuning.then_some("autotune")).collect();
+        cargo.args(["--no-default-features", "--features", &features.join(",")]);
     }
     cargo
 }
@@ -158,7 +162,7 @@ fn cargo(arguments: &[&str], backends: &[&str]) -> Command {
 ///
 /// The default profile is the optimised one that the tests use: one set of compiled dependencies serves both.
 fn build(backends: &[&str], hub: bool) -> Result<PathBuf> {
-    let mut cargo = cargo(&["build", "--package", "dtr-experiment", "--bin", "dtr"], backends);
+    let mut cargo = cargo(&["build", "--package", "dtr-experiment", "--bin", "dtr"], backends, true);
     if hub {
         cargo.args(["--features", "hub"]);
     }
