@@ -10,9 +10,9 @@ cargo xtask run FILE [--device D] [--runs DIR] [--set KEY=VALUE]..  do, or go on
 cargo xtask distill FILE [the same]                                  its students alone, which runs in the same directory find
 cargo xtask check FILE [--device D] [--set KEY=VALUE]..             validate it and print the plan
 cargo xtask devices [--backends B,..]                                what this machine has: devices, their element types and memory
-cargo xtask portability --devices D,.. [--untuned] [ARGS]..          the suite of what dtr asks of a backend, on each device, beside a
-                                                                     reference in double precision; without trying which of a card's
-                                                                     kernels is fastest
+cargo xtask portability --devices D,.. [ARGS]..                      the suite of what dtr asks of a backend, on each device, beside a
+                                                                     reference in double precision; --untuned: without trying which
+                                                                     of a card's kernels is fastest; --backends B,..: built in as well
 cargo xtask report DIR..                                             write a run's report anew, or compare runs
 cargo xtask trace DIR                                                explain every decision of a run's searches
 cargo xtask study DIR..                                              compare strategies on runs that searched exhaustively
@@ -137,10 +137,13 @@ fn backends(list: &str) -> Result<Vec<&str>> {
 fn portability(arguments: &[String]) -> Result<ExitCode> {
     let (devices, _) = option(arguments, "--devices");
     let devices = devices.context("no device named: --devices flex,ndarray,wgpu for example")?;
-    let (untuned, arguments): (Vec<String>, Vec<String>) = arguments.iter().cloned().partition(|argument| argument == "--untuned");
-    let mut cargo = cargo(&["build", "--package", "dtr-portability"], &backends(&devices)?, untuned.is_empty());
+    let (more, arguments) = option(arguments, "--backends");
+    let (untuned, arguments): (Vec<String>, Vec<String>) = arguments.into_iter().partition(|argument| argument == "--untuned");
+    let built: Vec<String> = std::iter::once(devices).chain(more).collect();
+    let built = built.join(",");
+    let mut cargo = cargo(&["build", "--package", "dtr-portability"], &backends(&built)?, untuned.is_empty());
     if !cargo.status().context("could not run cargo")?.success() {
-        bail!("the suite could not be built for {devices}");
+        bail!("the suite could not be built for {built}");
     }
     launch(&target().join("debug").join(format!("dtr-portability{}", std::env::consts::EXE_SUFFIX)), &arguments)
 }
