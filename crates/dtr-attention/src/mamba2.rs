@@ -8,7 +8,7 @@
 use burn::prelude::*;
 
 use crate::backend::MixerBackend;
-use crate::recurrence::Inputs;
+use crate::recurrence::{Inputs, column};
 use crate::softmax::repeat_heads;
 
 /// What enters at each token.
@@ -28,7 +28,7 @@ impl<B: MixerBackend> StateSpace<B> {
     /// The same as inputs of [`crate::recurrence`]. `a_log [H]`.
     pub fn inputs(self, a_log: Tensor<B, 1>) -> Inputs<B> {
         let heads = self.x.dims()[1];
-        let dt: Tensor<B, 4> = self.dt.unsqueeze_dim(3);
+        let dt = column(self.dt);
         let a: Tensor<B, 4> = a_log.exp().neg().reshape([1, heads, 1, 1]);
         Inputs::new(repeat_heads(self.c, heads), repeat_heads(self.b, heads), self.x * dt.clone()).fading(dt * a)
     }

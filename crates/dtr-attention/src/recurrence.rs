@@ -212,6 +212,14 @@ pub fn scan<B: MixerBackend>(inputs: Inputs<B>, state: Tensor<B, 4>) -> (Tensor<
     (like(output, dtype), state)
 }
 
+/// A number a token, `[B, H, T]`, as `[B, H, T, 1]`.
+///
+/// By a dimension in front that is moved behind: where the last dimension has length 1 and the tensor is not contiguous, such as `[B, T, H]` with its
+/// heads in front of a single token, Burn 0.21 adds a last dimension wrongly on the backends of CubeCL (`burn_std::tensor::split_strides`).
+pub fn column<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 4> {
+    x.unsqueeze::<4>().permute([1, 2, 3, 0])
+}
+
 /// Outputs and states from a tensor that has them one after the other: contiguous both.
 pub(crate) fn parted<B: Backend>(joined: Tensor<B, 1>, outputs: [usize; 4], states: [usize; 4]) -> (Tensor<B, 4>, Tensor<B, 4>) {
     let [count, kept] = [outputs, states].map(|shape| shape.iter().product());
@@ -271,7 +279,7 @@ pub fn recurrent<B: Backend>(Inputs { q, k, v, g, beta }: Inputs<B>, state: Tens
         None => state,
     };
     let written = match beta {
-        Some(beta) => (v - k.clone().matmul(state.clone())) * beta.unsqueeze_dim(3),
+        Some(beta) => (v - k.clone().matmul(state.clone())) * column(beta),
         None => v,
     };
     let state = state + k.transpose().matmul(written);
@@ -303,7 +311,7 @@ pub fn chunk<B: Backend>(inputs: Inputs<B>, mut state: Tensor<B, 4>, chunk: usiz
     let (u, w) = match beta {
         None => (v, None),
         Some(beta) => {
-            let beta = chunks::split(beta.unsqueeze_dim(3), chunk);
+            let beta = chunks::split(column(beta), chunk);
             let solve = unit_lower_inverse(products(k.clone(), k.clone(), total.as_ref(), 1) * beta.clone());
             let recalled = k.clone() * beta.clone();
             let recalled = match &total {

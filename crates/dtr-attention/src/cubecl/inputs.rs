@@ -1,10 +1,10 @@
 //! Inputs of a recurrence as the kernels want them: one element type, shapes known.
 
-use burn::tensor::{DType, Shape};
+use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
 use burn_cubecl::cubecl::prelude::AddressType;
+use burn_cubecl::cubecl::zspace::metadata::Metadata;
 use burn_cubecl::kernel::cast;
-use burn_cubecl::ops::reshape;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::tile::Decay;
@@ -32,8 +32,10 @@ impl<R: CubeRuntime> Inputs<R> {
         let alike = inputs.clone().list().iter().all(|input| input.dtype == dtype);
         let RecurrenceInputs { q, k, v, g, beta, state } = if alike { inputs } else { inputs.map(|input| cast(input, DType::F32)) };
         let beta = beta.map(|beta| {
-            let [batch, heads, time] = beta.meta.shape().dims();
-            reshape(beta, Shape::new([batch, heads, time, 1]))
+            let ([batch, heads, time], strides) = (beta.meta.shape().dims(), beta.meta.strides());
+            // Not by `reshape`: see `recurrence::column`.
+            let meta = Metadata::new([batch, heads, time, 1], [strides[0], strides[1], strides[2], 1]);
+            CubeTensor { meta: Box::new(meta), ..beta }
         });
         let [batch, heads, time, width] = q.meta.shape().dims();
         let values = v.meta.shape()[3];

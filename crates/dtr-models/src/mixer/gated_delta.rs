@@ -126,7 +126,7 @@ impl<B: MixerBackend> GatedDelta<B> {
             q: turned(norm::unit(part(0), (self.head_dim as f64).powf(-0.5), UNIT_EPS)),
             k: turned(norm::unit(part(1), 1.0, UNIT_EPS)),
             v: part(2),
-            g: Some(g.unsqueeze_dim(3)),
+            g: Some(recurrence::column(g)),
             beta: Some(beta),
         }
     }
