@@ -321,7 +321,8 @@ struct Lesson<B: Backend> {
     rate: Option<f64>,
 }
 
-/// All steps before `end`, on as many threads as there are cores beside this one, which passes on what each layer sees.
+/// All steps before `end`, on as many threads as there are cores beside this one, which passes on what each layer sees; on this one alone where
+/// the backend is not to be used by several.
 ///
 /// The threads are not those of the kernels' pool: a backward pass holds a lock while its kernels run, and a pool thread that
 /// waits for a kernel may take up another student's backward pass and wait for that lock in turn.
@@ -337,13 +338,18 @@ fn steps<B: TrainBackend>(
     let mut of_layer = vec![Vec::new(); source.model.layers.len()];
     pupils.iter().enumerate().for_each(|(index, pupil)| of_layer[pupil.layer].push(index));
     let pupils: Vec<Mutex<&mut Pupil<B>>> = pupils.iter_mut().map(Mutex::new).collect();
+    let teach = |pupil: &mut Pupil<B>, lesson: Lesson<B::InnerBackend>| {
+        let teacher = &source.teacher.layers[pupil.layer].mixer;
+        pupil.learn(lesson.seen, teacher, settings.loss, settings.accumulate, lesson.rate);
+    };
     // No room in between: the pass goes on when a thread is free.
     let (send, receive) = mpsc::sync_channel::<Lesson<B::InnerBackend>>(0);
     let receive = Arc::new(Mutex::new(receive));
     std::thread::scope(|scope| {
         let send = send;
-        for _ in 0..rayon::current_num_threads() {
-            let (receive, pupils, teachers) = (receive.clone(), &pupils, &source.teacher.layers);
+        let (pupils, teach) = (&pupils, &teach);
+        for _ in 0..if B::THREADED { rayon::current_num_threads() } else { 0 } {
+            let receive = receive.clone();
             scope.spawn(move || {
                 loop {
                     let (lesson, mut pupil) = {
@@ -353,8 +359,7 @@ fn steps<B: TrainBackend>(
                         let pupil = pupils[lesson.pupil].lock().expect("no thread panics while it teaches");
                         (lesson, pupil)
                     };
-                    let teacher = &teachers[pupil.layer].mixer;
-                    pupil.learn(lesson.seen, teacher, settings.loss, settings.accumulate, lesson.rate);
+                    teach(&mut pupil, lesson);
                 }
             });
         }
@@ -368,8 +373,13 @@ fn steps<B: TrainBackend>(
                 let rate = (part + 1 == settings.accumulate).then_some(rate);
                 source.observe(&Batch::new(&rows, device), |layer, seen| {
                     for &pupil in &of_layer[layer] {
-                        // It fails only if all threads have panicked, and then the scope panics, too.
-                        let _ = send.send(Lesson { pupil, seen: seen.clone(), rate });
+                        let lesson = Lesson { pupil, seen: seen.clone(), rate };
+                        if B::THREADED {
+                            // It fails only if all threads have panicked, and then the scope panics, too.
+                            let _ = send.send(lesson);
+                        } else {
+                            teach(&mut pupils[pupil].lock().expect("no other thread teaches"), lesson);
+                        }
                     }
                 });
             }

@@ -24,6 +24,11 @@ const BLOCK: usize = 32;
 /// Blocks in memory at once.
 const AT_ONCE: usize = 16;
 
+/// What `work` makes of each of `items`, side by side where the backend may be used by several threads.
+fn each<B: MixerBackend, T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync + Send) -> Vec<R> {
+    if B::THREADED { items.par_iter().map(work).collect() } else { items.iter().map(work).collect() }
+}
+
 /// The questions of one split, and what is known of them.
 #[derive(Debug)]
 pub struct Scorer<B: Backend> {
@@ -202,7 +207,7 @@ impl<B: MixerBackend> Scorer<B> {
             }
             texts
         };
-        blocks.par_iter().map(of_block).collect::<Vec<_>>().concat()
+        each::<B, _, _>(blocks, of_block).concat()
     }
 
     /// Rows of the sequences of each block.
@@ -221,16 +226,13 @@ impl<B: MixerBackend> Scorer<B> {
         let is_parent = path == self.parent.1;
         let unknown = |&(block, index): &(usize, usize)| !is_parent && self.blocks[block].work[index].parent.is_none();
         let missing: Vec<(usize, usize)> = jobs.iter().map(|job| (job.0, job.1)).filter(unknown).collect();
-        let references: Vec<_> = missing.par_iter().map(|&(block, index)| self.blocks[block].work[index].reference(parent)).collect();
+        let references = each::<B, _, _>(&missing, |&(block, index)| self.blocks[block].work[index].reference(parent));
         for ((block, index), reference) in missing.into_iter().zip(references) {
             self.blocks[block].work[index].parent = Some(reference);
         }
-        let results: Vec<Outcome<B>> = jobs
-            .par_iter()
-            .map(|(block, index, layer, state)| {
-                self.blocks[*block].work[*index].score(model, (*layer, state.clone()), parent, labels, keep)
-            })
-            .collect();
+        let results: Vec<Outcome<B>> = each::<B, _, _>(&jobs, |(block, index, layer, state)| {
+            self.blocks[*block].work[*index].score(model, (*layer, state.clone()), parent, labels, keep)
+        });
         let mut results = jobs.iter().zip(results).peekable();
         let mut rows = Vec::new();
         for &block in blocks {

@@ -50,6 +50,8 @@ impl<B: FusionBackend + FusedRecurrence> Operation<B::FusionRuntime> for Backwar
 }
 
 impl<B: FusionBackend + MixerBackend> MixerBackend for Fusion<B> {
+    const THREADED: bool = false;
+
     fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
         let client = inputs.q.client.clone();
         let streams = OperationStreams::with_inputs(&inputs.clone().list());
@@ -82,6 +84,8 @@ impl<B: FusionBackend + FusedRecurrence> FusedRecurrence for Fusion<B> {
 }
 
 impl<B: FusionBackend + FusedRecurrence, C: CheckpointStrategy> MixerBackend for Autodiff<Fusion<B>, C> {
+    const THREADED: bool = false;
+
     fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
         autodiff::recurrence::<Fusion<B>, C>(inputs)
     }

@@ -23,6 +23,8 @@ use inputs::Inputs;
 use tile::Decay;
 
 impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> MixerBackend for CubeBackend<R, F, I, T> {
+    const THREADED: bool = false;
+
     fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
         let dtype = inputs.q.dtype();
         cast(values::forward(&Inputs::new(inputs), false), dtype)
@@ -64,6 +66,8 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> FusedRecurr
 impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement, C: CheckpointStrategy> MixerBackend
     for Autodiff<CubeBackend<R, F, I, T>, C>
 {
+    const THREADED: bool = false;
+
     fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
         autodiff::recurrence::<CubeBackend<R, F, I, T>, C>(inputs)
     }
