@@ -15,7 +15,7 @@ use crate::{adamw, convolution, gate, linear, loss, norm, rotary, softmax};
 /// It works on primitives, as Burn's own backend traits do, because a fused kernel needs the backend's storage. An
 /// implementation may leave out every method: then the composed form runs, and autodiff differentiates it step by step.
 pub trait MixerBackend: Backend {
-    /// Whether several threads may compute on a device side by side. With the backends of CubeCL they gain nothing, and what one thread
+    /// Whether several threads may compute on a device side by side. With the backends of `CubeCL` they gain nothing, and what one thread
     /// has queued another may read before it is there.
     const THREADED: bool = true;
 

@@ -215,7 +215,7 @@ pub fn scan<B: MixerBackend>(inputs: Inputs<B>, state: Tensor<B, 4>) -> (Tensor<
 /// A number a token, `[B, H, T]`, as `[B, H, T, 1]`.
 ///
 /// By a dimension in front that is moved behind: where the last dimension has length 1 and the tensor is not contiguous, such as `[B, T, H]` with its
-/// heads in front of a single token, Burn 0.21 adds a last dimension wrongly on the backends of CubeCL (`burn_std::tensor::split_strides`).
+/// heads in front of a single token, Burn 0.21 adds a last dimension wrongly on the backends of `CubeCL` (`burn_std::tensor::split_strides`).
 pub fn column<B: Backend>(x: Tensor<B, 3>) -> Tensor<B, 4> {
     x.unsqueeze::<4>().permute([1, 2, 3, 0])
 }
