@@ -64,6 +64,7 @@ fn layer_of_one_s_own<B: TrainBackend>(device: &B::Device) -> Result<(), Box<dyn
         println!("{name}: {}", tokenizer.decode(&answer[0])?);
     }
     let context = hybrid.context(Positions::range(0, prompt.len()));
-    println!("positions: {} tokens, tables {:?}", context.positions.length(), context.rotary.cos.dims());
+    let tables = context.rotary.map(|rotary| rotary.cos.dims());
+    println!("positions: {} tokens, rotary tables {tables:?}", context.positions.length());
     Ok(())
 }
