@@ -28,9 +28,11 @@ fn gated_delta_rule<B: TrainBackend>(device: &B::Device) {
     let (batch, heads, time, width) = (2, 4, 100, 16);
     let random = |last| Tensor::<B, 4>::random([batch, heads, time, last], Distribution::Normal(0.0, 1.0), device);
     let keys = norm::unit(random(width), 1.0, 1e-6).require_grad();
-    let inputs = Inputs::new(random(width), keys.clone(), random(width))
-        .fading(random(1).abs().neg())
-        .correcting(Tensor::random([batch, heads, time], Distribution::Uniform(0.0, 1.0), device));
+    let inputs = Inputs::new(random(width), keys.clone(), random(width)).fading(random(1).abs().neg()).correcting(Tensor::random(
+        [batch, heads, time],
+        Distribution::Uniform(0.0, 1.0),
+        device,
+    ));
     let state = empty_state([batch, heads, width, width], device);
 
     let (fast, _) = scan(inputs.clone(), state.clone());
