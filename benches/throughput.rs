@@ -17,7 +17,7 @@ use burn::tensor::{Distribution, FloatDType};
 use clap::Parser;
 use dtr_attention::recurrence::{Inputs, empty_state, scan};
 use dtr_attention::{TrainBackend, norm};
-use dtr_distill::initialise::{Decay, Gate, Initialise, Ridge, Start, Write};
+use dtr_distill::initialise::Initialise;
 use dtr_distill::trainer::Rows;
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_eval::efficiency::{measure, median, order};
@@ -190,20 +190,10 @@ impl Study<'_> {
             weight_decay: 0.0,
             patience: None,
         };
-        let initialise = Initialise {
-            projections: Start::Copy,
-            decay: Decay::Constant,
-            write: Write::Constant,
-            gate: Gate::Neutral,
-            shrink: 1.0,
-            scale: false,
-            ridge: Ridge::Off,
-            feature_map_steps: 0,
-        };
         let directory = std::env::temp_dir().join(format!("dtr-throughput-{}", std::process::id()));
         let snapshots = Snapshots::new(directory, String::new(), Duration::MAX);
         let rows = Rows { calibration: vec![batch(0)], held_out: vec![batch(1)], training: &mut |n| Ok(batch(n + 2)) };
-        let parts = ((&parent, config), (&settings, &initialise), (&snapshots, None));
+        let parts = ((&parent, config), (&settings, &Initialise::COPY), (&snapshots, None));
         train::<B>(parts.0, parts.1, rows, parts.2, std::slice::from_ref(device), &mut |_| ()).expect("students").tokens_per_second
     }
 

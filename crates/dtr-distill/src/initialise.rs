@@ -55,6 +55,20 @@ pub struct Initialise {
     pub feature_map_steps: usize,
 }
 
+impl Initialise {
+    /// The parent's projections and nothing else: what every other start is measured against.
+    pub const COPY: Self = Self {
+        projections: Start::Copy,
+        decay: Decay::Constant,
+        write: Write::Constant,
+        gate: Gate::Neutral,
+        shrink: 1.0,
+        scale: false,
+        ridge: Ridge::Off,
+        feature_map_steps: 0,
+    };
+}
+
 /// Where projections start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -10,17 +10,6 @@ use dtr_distill::{Batch, Row};
 use dtr_models::checkpoint::load;
 use dtr_models::{Mixer, MixerConfig};
 
-const PLAIN: Initialise = Initialise {
-    projections: Start::Copy,
-    decay: Decay::Constant,
-    write: Write::Constant,
-    gate: Gate::Neutral,
-    shrink: 1.0,
-    scale: false,
-    ridge: Ridge::Off,
-    feature_map_steps: 0,
-};
-
 fn loss(operator: &MixerConfig, initialise: &Initialise) -> (f32, Vec<Mixer<Flex>>) {
     loss_in(("assets/models/tiny-qwen3", 1000), |_| 40, operator, initialise)
 }
@@ -61,17 +50,17 @@ fn closed_forms_only_help() {
         MixerConfig::SlidingWindow { window: 8, sinks: 1 },
         MixerConfig::LinearMap {},
     ] {
-        let plain = loss(&operator, &PLAIN).0;
-        let scaled = loss(&operator, &Initialise { scale: true, ..PLAIN }).0;
-        let fitted = loss(&operator, &Initialise { ridge: Ridge::Before, ..PLAIN }).0;
+        let plain = loss(&operator, &Initialise::COPY).0;
+        let scaled = loss(&operator, &Initialise { scale: true, ..Initialise::COPY }).0;
+        let fitted = loss(&operator, &Initialise { ridge: Ridge::Before, ..Initialise::COPY }).0;
         assert!(fitted < 0.9 * plain && fitted < 1.0, "{operator:?}: {plain} {fitted}");
         assert!(scaled < 1.5 * plain, "{operator:?}: {plain} {scaled}");
         if matches!(operator, MixerConfig::GatedDelta { .. }) {
-            let gated = loss(&operator, &Initialise { gate: Gate::Magnitude, ridge: Ridge::Before, ..PLAIN }).0;
+            let gated = loss(&operator, &Initialise { gate: Gate::Magnitude, ridge: Ridge::Before, ..Initialise::COPY }).0;
             assert!(gated < fitted, "{operator:?}: heads that say little do so, {gated} {fitted}");
         }
         if operator != (MixerConfig::LinearMap {}) {
-            let random = loss(&operator, &Initialise { projections: Start::Random, ridge: Ridge::Before, ..PLAIN }).0;
+            let random = loss(&operator, &Initialise { projections: Start::Random, ridge: Ridge::Before, ..Initialise::COPY }).0;
             assert!(fitted < random, "{operator:?}: the parent's projections are better than random ones, {fitted} {random}");
         }
     }
@@ -84,8 +73,9 @@ fn closed_forms_help_in_other_families() {
     for parent in ["gpt2_tied", "bert", "roberta"] {
         let path = format!("tests/golden/models/{parent}");
         for operator in [MixerConfig::GatedDelta { convolution: 4, rotary: false }, MixerConfig::Hedgehog {}] {
-            let start = Initialise { decay: Decay::Distance, write: Write::Entropy, gate: Gate::Magnitude, shrink: 0.2, ..PLAIN };
-            let start = if matches!(operator, MixerConfig::Hedgehog {}) { PLAIN } else { start };
+            let start =
+                Initialise { decay: Decay::Distance, write: Write::Entropy, gate: Gate::Magnitude, shrink: 0.2, ..Initialise::COPY };
+            let start = if matches!(operator, MixerConfig::Hedgehog {}) { Initialise::COPY } else { start };
             let plain = loss_in((&path, 39), length, &operator, &start).0;
             let fitted = loss_in((&path, 39), length, &operator, &Initialise { ridge: Ridge::Before, ..start }).0;
             assert!(fitted < 0.95 * plain && fitted < 1.0, "{parent}, {operator:?}: {plain} {fitted}");
@@ -102,9 +92,9 @@ fn gates_are_where_they_were_asked_to_be() {
             .map(|data| data.to_vec().expect("numbers"));
         (bias, write[0])
     };
-    let (bias, write) = numbers(&loss(&operator, &PLAIN).1[3]);
+    let (bias, write) = numbers(&loss(&operator, &Initialise::COPY).1[3]);
     assert!(bias.iter().all(|bias| *bias == 0.0) && write == 0.0);
-    let (bias, write) = numbers(&loss(&operator, &Initialise { decay: Decay::Distance, write: Write::Entropy, ..PLAIN }).1[3]);
+    let (bias, write) = numbers(&loss(&operator, &Initialise { decay: Decay::Distance, write: Write::Entropy, ..Initialise::COPY }).1[3]);
     assert!(bias.iter().all(|bias| bias.is_finite() && *bias < 0.0), "half-lives of more than a token: {bias:?}");
     assert!(write > 0.0);
     let operator = MixerConfig::Mamba2 { state: 16, convolution: 4 };
@@ -113,8 +103,8 @@ fn gates_are_where_they_were_asked_to_be() {
         mixer.a_log.val().into_data().to_vec::<f32>().expect("numbers")
     };
     let one_token = std::f32::consts::LN_2.ln();
-    assert!(rates(&PLAIN).iter().all(|rate| (rate - one_token).abs() < 1e-6));
-    let nearer = rates(&Initialise { decay: Decay::Distance, ..PLAIN });
+    assert!(rates(&Initialise::COPY).iter().all(|rate| (rate - one_token).abs() < 1e-6));
+    let nearer = rates(&Initialise { decay: Decay::Distance, ..Initialise::COPY });
     for (rate, bias) in nearer.iter().zip(bias) {
         // That of gated delta has a half-life of the whole distance, and no half-life is below half a token.
         assert!(*rate >= bias.exp().ln_1p().ln() && *rate <= one_token + 2.0_f32.ln() + 1e-6, "{nearer:?}");

@@ -83,6 +83,9 @@ impl<B: MixerBackend> Scorer<B> {
     /// With batches of about so many tokens, where memory does not suffice for [`BATCH_TOKENS`].
     #[must_use]
     pub fn in_batches_of(mut self, tokens: usize) -> Self {
+        if tokens == self.batch_tokens {
+            return self;
+        }
         let pooling = if let Metric::Retrieval(_, pooling) = self.metric { Some(pooling) } else { None };
         for block in &mut self.blocks {
             let questions = &self.questions[block.questions.clone()];

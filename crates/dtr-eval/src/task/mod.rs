@@ -90,9 +90,7 @@ impl Metric {
             Self::Retrieval(measure, _) => measure.name(),
         }
     }
-}
 
-impl Metric {
     /// Mean score of guessing where one of several answers is chosen; 0 where nothing is known of it.
     pub fn chance(&self, questions: &[Question]) -> f64 {
         let of = |question: &Question| match self {

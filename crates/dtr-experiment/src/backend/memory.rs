@@ -31,7 +31,11 @@ pub fn within<T>(work: impl FnOnce() -> T) -> Result<T, String> {
         }
     }));
     let done = catch_unwind(AssertUnwindSafe(work));
-    std::panic::set_hook(Box::new(move |panic| earlier(panic)));
+    // Without the listener nobody else has the earlier hook.
+    drop(std::panic::take_hook());
+    if let Some(earlier) = Arc::into_inner(earlier) {
+        std::panic::set_hook(earlier);
+    }
     let complaint = complaint.lock().unwrap_or_else(PoisonError::into_inner).take();
     done.or_else(|panic| complaint.map_or_else(|| resume_unwind(panic), Err))
 }

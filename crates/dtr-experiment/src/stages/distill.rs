@@ -135,14 +135,13 @@ impl<B: TrainBackend> Making<'_, B> {
             weight_decay: distill.weight_decay as f32,
             patience: distill.patience,
         };
-        let draw = |purpose: String| batch(self.experiment, self.texts, &purpose);
-        let piece = |what: &str, n: usize| draw(format!("{what}/{}", n / pieces)).map(|rows| piece(rows, n % pieces, pieces));
-        let several = |what: &str, count: usize| (0..count * pieces).map(|n| piece(what, n)).collect::<Result<Vec<_>, _>>();
+        let draw = |what: &str, n: usize| piece(n, pieces, |n| batch(self.experiment, self.texts, &format!("{what}/{n}")));
+        let several = |what: &str, count: usize| (0..count * pieces).map(|n| draw(what, n)).collect::<Result<Vec<_>, _>>();
         let calibration = (distill.calibration_tokens / (distill.rows * distill.length)).max(1);
         let rows = Rows {
             calibration: several("calibration", calibration)?,
             held_out: several("held-out", HELD_OUT)?,
-            training: &mut |n| Ok(piece("step", n)?),
+            training: &mut |n| Ok(draw("step", n)?),
         };
         let cache = match distill.cache_bytes {
             Some(limit) if limit > 0 => {
@@ -356,10 +355,11 @@ fn student_key<B: Backend>(experiment: &Experiment, parent: &Parent<B>, texts: &
     key(&(&parent.identity, experiment.seed(), experiment.compute().to_string(), &distill, mixture, operator))
 }
 
-/// One of several parts of a batch.
-pub(super) fn piece(rows: Vec<Row>, piece: usize, pieces: usize) -> Vec<Row> {
+/// The n-th piece of all, where each batch that is drawn is cut into so many.
+pub(super) fn piece(n: usize, pieces: usize, draw: impl FnOnce(usize) -> Result<Vec<Row>, EvalError>) -> Result<Vec<Row>, EvalError> {
+    let rows = draw(n / pieces)?;
     let length = rows.len().div_ceil(pieces);
-    rows.into_iter().skip(piece * length).take(length).collect()
+    Ok(rows.into_iter().skip(n % pieces * length).take(length).collect())
 }
 
 /// The rows of one batch: each from a task or corpus drawn by its weight.

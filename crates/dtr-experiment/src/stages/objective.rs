@@ -93,9 +93,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
 
     /// The same, with each batch in so many pieces.
     pub fn in_pieces(mut self, pieces: usize) -> Self {
-        if pieces > 1 {
-            self.scorer = self.scorer.in_batches_of(BATCH_TOKENS / pieces);
-        }
+        self.scorer = self.scorer.in_batches_of(BATCH_TOKENS / pieces);
         self
     }
 

@@ -78,10 +78,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
             let students = wanted.iter().map(|&(layer, operator)| (layer, operators[&operator], bank.mixers[&(layer, operator)].1.clone()));
             let distill = self.experiment.distill();
             let pieces = self.pieces.min(distill.rows);
-            let draw = |what: &str, n: usize| {
-                let rows = self.draw(&format!("refit/{commits}/{what}/{}", n / pieces))?;
-                Ok(piece(rows, n % pieces, pieces))
-            };
+            let draw = |what: &str, n: usize| piece(n, pieces, |n| self.draw(&format!("refit/{commits}/{what}/{n}")));
             let several = |what: &str| (0..BATCHES * pieces).map(|n| draw(what, n)).collect::<Result<_, EvalError>>();
             let rows =
                 Rows { calibration: several("calibration")?, held_out: several("held-out")?, training: &mut |n| Ok(draw("step", n)?) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use burn::prelude::*;
 use dtr_attention::{MixerBackend, TrainBackend};
-use dtr_distill::initialise::{Decay, Gate, Initialise, Ridge, Start, Write};
+use dtr_distill::initialise::{Decay, Gate, Initialise};
 use dtr_distill::trainer::{Progress, Rows};
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_eval::task::Phonebook;
@@ -80,16 +80,7 @@ fn pipeline<B: TrainBackend>(device: &B::Device, dtype: Precision) -> [Numbers; 
         weight_decay: 0.0,
         patience: None,
     };
-    let initialise = Initialise {
-        projections: Start::Copy,
-        decay: Decay::Distance,
-        write: Write::Constant,
-        gate: Gate::Magnitude,
-        shrink: 0.2,
-        scale: false,
-        ridge: Ridge::Off,
-        feature_map_steps: 0,
-    };
+    let initialise = Initialise { decay: Decay::Distance, gate: Gate::Magnitude, shrink: 0.2, ..Initialise::COPY };
     let directory = tempfile::tempdir().expect("a directory");
     let snapshots = Snapshots::new(directory.path().into(), String::new(), Duration::MAX);
     let mut training = |n: usize| Ok(batch(n));
