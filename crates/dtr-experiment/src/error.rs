@@ -170,13 +170,15 @@ pub enum Error {
     },
 
     /// A run whose scores do not carry a study.
-    #[error("the run in {} does not carry this study: it needs an exhaustive search without racing, point acceptance, and more than the examples of a draw ({examples} were scored)", directory.display())]
-    #[diagnostic(help("run configs/studies/exhaustive.toml to its end first, and draw fewer examples than it scores"))]
+    #[error("the run in {} does not carry this study: it needs an exhaustive search without racing, point acceptance, and more examples than a draw uses ({used} of {examples})", directory.display())]
+    #[diagnostic(help("run configs/studies/exhaustive.toml to its end first, and draw a smaller share of its examples"))]
     NoStudy {
         /// The run directory.
         directory: PathBuf,
         /// Examples scored there.
         examples: usize,
+        /// Examples that a search may use.
+        used: usize,
     },
 
     /// What is stored of a search does not belong together.

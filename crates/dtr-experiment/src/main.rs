@@ -75,9 +75,9 @@ enum Command {
         /// Draws of examples that every strategy is tried on.
         #[arg(long, default_value_t = 200)]
         draws: usize,
-        /// Examples of a draw that a search may use; the others tell what is true.
-        #[arg(long, default_value_t = 512)]
-        examples: usize,
+        /// Share of a task's examples that a search may use, in a draw; the others tell what is true.
+        #[arg(long, default_value_t = 0.5)]
+        share: f64,
         /// Share of the parent's score to keep.
         #[arg(long, default_value_t = 0.95)]
         floor: f64,
@@ -236,8 +236,8 @@ fn start(command: Command) -> Result<(), Error> {
             directories => commands::compare(directories, &output, json),
         },
         Command::Trace { directory } => commands::trace(&directory),
-        Command::Study { directories, draws, examples, floor, confidence } => {
-            commands::study(&directories, &dtr_experiment::stages::Study { draws, examples, floor, confidence })
+        Command::Study { directories, draws, share, floor, confidence } => {
+            commands::study(&directories, &dtr_experiment::stages::Study { draws, share, floor, confidence })
         }
         Command::Devices { json } => {
             commands::devices(json);

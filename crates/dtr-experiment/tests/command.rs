@@ -340,6 +340,33 @@ fn devices_are_listed() {
 }
 
 #[test]
+fn training_examples_may_choose_and_the_hard_ones_come_first() {
+    let runs = tempfile::tempdir().expect("a directory");
+    let more = [
+        "search.racing=\"exact\"",
+        "search.acceptance={ bound = { confirm = { training = 96 }, confidence = 0.6, retries = 0 } }",
+        "search.random-layouts=1",
+        "tasks.phonebook.validation=80",
+    ];
+    succeeds(&mut small_run(runs.path(), &more));
+    let run = only_directory(runs.path());
+    let (report, directory) = (report(&run), run.to_str().expect("text"));
+    let task = &report["tasks"]["phonebook"];
+    assert_eq!((task["examples"]["validation"].as_u64(), task["confirmation"]["examples"].as_u64()), (Some(80), Some(80)));
+    // Scores of the validation split are of these 80 alone.
+    let correct = task["m_opt"]["validation"].as_f64().expect("a score") * 80.0;
+    assert!((correct - correct.round()).abs() < 1e-6, "{correct}");
+    let unit: Value = serde_json::from_slice(&std::fs::read(run.join("search/phonebook/validation/0/SSSSSSSS/0-96.json")).expect("a unit"))
+        .expect("JSON");
+    let examples = unit["value"]["examples"].as_array().expect("a list");
+    let lost: Vec<(f64, f64)> =
+        examples.iter().map(|found| (found["score"].as_f64().expect("a score"), -found["loss"].as_f64().expect("a loss"))).collect();
+    assert!(lost.len() == 96 && lost.is_sorted_by(|a, b| a.0 < b.0 || (a.0 - b.0).abs() < 1e-9 && a.1 <= b.1 + 1e-4), "{lost:?}");
+    let told = String::from_utf8(succeeds(&mut dtr(&["trace", directory])).stdout).expect("text");
+    assert!(told.contains("on 80 other examples"), "{told}");
+}
+
+#[test]
 fn every_room_of_the_search_works_and_its_trace_explains_it() {
     let runs = tempfile::tempdir().expect("a directory");
     let more = [

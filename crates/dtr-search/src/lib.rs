@@ -16,6 +16,6 @@ pub mod strategy;
 pub use layout::{Layout, LayoutError, Operator};
 pub use objective::{Evaluation, Example, Objective, Signal, Summary};
 pub use search::{Observation, search};
-pub use settings::{Acceptance, Floor, Goal, Racing, SearchError, Settings};
+pub use settings::{Acceptance, Confirm, Floor, Goal, Racing, SearchError, Settings};
 pub use strategy::{Ranking, Strategy};
 pub use trace::{Confirmation, Decision, Step, Trace, Verdict};

@@ -1,6 +1,7 @@
 //! What all strategies have in common: candidates are scored and raced, layouts kept or refused, and all of it is written down.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
 use std::ops::Range;
 
 use crate::layout::{Layout, Operator};
@@ -184,40 +185,29 @@ impl<O: Objective> Search<'_, O> {
         Ok(ranked.into_iter().take(count).map(|(_, _, layout)| layout).collect())
     }
 
-    /// Candidates that may be among the `count` best: the others were left as soon as the bounds of the score said so.
+    /// The `count` best candidates, as no racing would find them: always the one that can still become the best is scored further,
+    /// until it is the best even if all that others have not seen went well. So none is scored beyond the example at which it has
+    /// lost more than the winner does in all.
     fn bounded(&mut self, candidates: &[Layout], count: usize) -> Result<Vec<Layout>, SearchError<O::Error>> {
         let all = self.select.end;
         // Looks cost time of their own: of many examples, more between two.
         let step = FIRST_LEG * (all / MOST_LEGS).div_ceil(FIRST_LEG).max(1);
-        // Good ones first: what they reach is what the others must be able to reach. A first leg tells.
-        let mut order = Vec::new();
-        for (index, layout) in candidates.iter().enumerate() {
-            self.extend(layout, FIRST_LEG.min(all))?;
-            order.push((total(&self.seen[layout][..FIRST_LEG.min(all)]), index));
-        }
-        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let mut reached: Vec<(f64, usize)> = Vec::new();
-        for (first, index) in order {
+        let mut won = Vec::new();
+        // What a candidate reaches at most; the earlier one wins a tie.
+        let mut open: BinaryHeap<Bound> = (0..candidates.len()).map(|index| Bound { highest: all as f64, index, seen: 0 }).collect();
+        while won.len() < count {
+            let Some(Bound { index, seen, .. }) = open.pop() else { break };
             let layout = &candidates[index];
-            let (mut sum, mut leg) = (first, FIRST_LEG.min(all));
-            loop {
-                let highest = sum + (all - leg) as f64;
-                // The earlier candidate wins a tie.
-                let beaten = reached.iter().filter(|&&(sum, other)| sum > highest || (sum >= highest && other < index)).count();
-                if beaten >= count || leg == all {
-                    break;
-                }
-                let next = (leg + step).min(all);
-                self.extend(layout, next)?;
-                sum += total(&self.seen[layout][leg..next]);
-                leg = next;
+            if seen == all {
+                won.push(layout.clone());
+                continue;
             }
-            if leg == all {
-                reached.push((sum, index));
-            }
+            let seen = (seen + step).min(all);
+            self.extend(layout, seen)?;
+            let highest = total(&self.seen[layout][..seen]) + (all - seen) as f64;
+            open.push(Bound { highest, index, seen });
         }
-        reached.sort_by_key(|&(_, index)| index);
-        Ok(reached.into_iter().map(|(_, index)| candidates[index].clone()).collect())
+        Ok(won)
     }
 
     /// Candidates that may be among the `count` best: the others fell behind the best `count` beyond chance.
@@ -387,6 +377,34 @@ impl<O: Objective> Search<'_, O> {
         Ok(())
     }
 }
+
+/// What a candidate can still reach: the greatest is the best, of equals the earliest.
+#[derive(Debug)]
+struct Bound {
+    highest: f64,
+    index: usize,
+    seen: usize,
+}
+
+impl Ord for Bound {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.highest.total_cmp(&other.highest).then(other.index.cmp(&self.index))
+    }
+}
+
+impl PartialOrd for Bound {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Bound {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Bound {}
 
 /// Sum of scores; less than any other where one is no number.
 fn total(examples: &[Example]) -> f64 {

@@ -106,13 +106,36 @@ pub enum Acceptance {
     /// the only one that can be kept by mistake, and each look may spend the whole error (a fixed sequence of tests). Each
     /// retry is one chance more: the error is divided by `retries + 1`.
     Bound {
-        /// Share of the examples kept apart, in (0, 1).
-        confirm: f64,
+        /// Which examples are kept apart.
+        confirm: Confirm,
         /// Probability that no layout is kept that breaks the floor, in (0, 1).
         confidence: f64,
         /// Refusals after which the search goes on.
         retries: usize,
     },
+}
+
+/// Which examples confirm; the others choose.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields, expecting = "expected a share such as 0.5, or { training = 512 }")]
+pub enum Confirm {
+    /// This share of them, in (0, 1).
+    Share(f64),
+    /// All but the first ones, which the objective has from elsewhere.
+    AllBut {
+        /// So many examples of the training split: nothing is claimed of them, so none that could confirm is spent on choosing.
+        training: usize,
+    },
+}
+
+impl Acceptance {
+    /// Examples that choose and are none of the validation split, in front of it.
+    pub fn training(self) -> usize {
+        match self {
+            Self::Bound { confirm: Confirm::AllBut { training }, .. } => training,
+            _ => 0,
+        }
+    }
 }
 
 /// When a search has what it was asked for. It also ends when nothing more can be kept.
@@ -202,7 +225,8 @@ impl Settings {
     pub fn split(&self, examples: usize) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
         let kept = match self.acceptance {
             Acceptance::Point => 0,
-            Acceptance::Bound { confirm, .. } => (confirm * examples as f64).round() as usize,
+            Acceptance::Bound { confirm: Confirm::Share(share), .. } => (share * examples as f64).round() as usize,
+            Acceptance::Bound { confirm: Confirm::AllBut { training }, .. } => examples.saturating_sub(training),
         };
         (0..examples - kept, examples - kept..examples)
     }
@@ -221,7 +245,9 @@ impl Settings {
             inside("the error of racing", error, error > 0.0 && error < 1.0, "a number between 0 and 1")?;
         }
         if let Acceptance::Bound { confirm, confidence, .. } = self.acceptance {
-            inside("the share of examples kept apart", confirm, confirm > 0.0 && confirm < 1.0, "a number between 0 and 1")?;
+            if let Confirm::Share(share) = confirm {
+                inside("the share of examples kept apart", share, share > 0.0 && share < 1.0, "a number between 0 and 1")?;
+            }
             inside("the confidence", confidence, confidence > 0.0 && confidence < 1.0, "a number between 0 and 1")?;
         }
         let menu = "Give at least one layer, and at least one operator, none twice and none the parent's";

@@ -128,9 +128,13 @@ fn of_task(name: &str, runs: &[Compared]) -> Value {
     };
     let ratio = |of: fn(&Efficiency) -> f64| move |run: &Compared| ratios(name, run, of);
     let charts = [
-        chart("validation score against layers replaced", "layers replaced", "score, % (validation)", false, &|run| {
-            trace(&run.events, name).as_ref().map_or_else(Vec::new, task::kept)
-        }),
+        chart(
+            "score on the examples that choose against layers replaced",
+            "layers replaced",
+            "score, % (examples that choose)",
+            false,
+            &|run| trace(&run.events, name).as_ref().map_or_else(Vec::new, task::kept),
+        ),
         chart(
             "decoding speed of m_opt beside its parent",
             "tokens of context",

@@ -234,8 +234,8 @@ fn score_chart(name: &str, task: &Task, trace: &Trace, events: &[Event]) -> Stri
     let floor = Some(100.0 * trace.minimum).filter(|floor| floor.is_finite());
     let parent = parent_score(trace).map(|score| 100.0 * score);
     let levels: Vec<(f64, &str)> = [(parent, "parent"), (floor, "floor")].into_iter().filter_map(|(at, name)| Some((at?, name))).collect();
-    let title = format!("{name}: validation score against the number of layers replaced");
-    let y = format!("{}, % (validation)", if task.metric.is_empty() { "score" } else { &task.metric });
+    let title = format!("{name}: score on the examples that choose against the number of layers replaced");
+    let y = format!("{}, % (examples that choose)", if task.metric.is_empty() { "score" } else { &task.metric });
     plot(&Frame { title: &title, x: "layers replaced", y: &y, levels: &levels, doublings: false, decades: false }, &all)
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use dtr_distill::Loss;
 use dtr_eval::{Format, Measure, task::Synthetic};
-use dtr_search::{Acceptance, Racing, Signal};
+use dtr_search::{Acceptance, Confirm, Racing, Signal};
 
 use super::{
     Corpus, Device, Distill, Efficiency, Goal, Limit, Operator, Parent, Search, Task, TaskKind, Trained, UnknownDevice,
@@ -401,7 +401,12 @@ impl Checker<'_> {
         )?;
         if let Acceptance::Bound { confirm, confidence, .. } = search.acceptance {
             let key = |last| ["search", "acceptance", "bound", last];
-            self.require(inside(confirm), &key("confirm"), "a share of the examples between 0 and 1", &confirm, "write 0.5")?;
+            match confirm {
+                Confirm::Share(share) => {
+                    self.require(inside(share), &key("confirm"), "a share of the examples between 0 and 1", &share, "write 0.5")?;
+                }
+                Confirm::AllBut { training } => self.positive(&["search", "acceptance", "bound", "confirm", "training"], training)?,
+            }
             self.require(inside(confidence), &key("confidence"), "a probability between 0 and 1", &confidence, "write 0.95")?;
         }
         self.positive(&key("swaps"), search.swaps)?;

@@ -85,7 +85,7 @@ pub fn evaluate<B: MixerBackend>(evaluation: &Evaluation, device: &B::Device) ->
 
 fn evaluated<B: MixerBackend>(evaluation: &Evaluation, batch_tokens: usize, device: &B::Device) -> Result<Vec<Evaluated>, Error> {
     let (config, model) = checkpoint::load_in::<B>(&evaluation.model, evaluation.compute.dtype.into(), device)?;
-    let made = tasks(&evaluation.tasks, &Reader::load(&evaluation.model, &config)?)?;
+    let made = tasks(&evaluation.tasks, |_| 0, &Reader::load(&evaluation.model, &config)?)?;
     let _lock = match &evaluation.out {
         Some(out) => {
             std::fs::create_dir_all(out).map_err(|source| Error::Io { action: "create the directory", path: out.clone(), source })?;

@@ -8,9 +8,10 @@ use std::time::Instant;
 use burn::prelude::Backend;
 use dtr_attention::MixerBackend;
 use dtr_eval::efficiency::{measure, median};
-use dtr_eval::{BATCH_TOKENS, Scorer, Split, Task};
+use dtr_eval::{BATCH_TOKENS, Question, Score, Scorer, Split, Task};
 use dtr_models::Decoder;
-use dtr_search::{Evaluation, Example, Layout, Objective, Operator};
+use dtr_search::{Evaluation, Example, Layout, Objective, Operator, Racing};
+use serde::{Deserialize, Serialize};
 
 use super::prepare::{Bank, Parent, task_key};
 use crate::error::Error;
@@ -46,12 +47,38 @@ pub(super) struct TaskObjective<'a, B: Backend> {
     base: Layout,
     commits: usize,
     refit: Option<Refit<'a, B>>,
+    /// What putting the examples in order took, until it is booked.
+    preparation: Option<Order>,
+}
+
+/// Which of the examples that choose comes when, and what it took to find out.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Order {
+    order: Vec<usize>,
+    full_evaluation_equivalents: f64,
+    seconds: f64,
+}
+
+/// Examples in the order of what the parent loses on them, the worst first. Its hybrids fail on the same ones: put to these first,
+/// a candidate soon shows that it cannot win. What is decided does not depend on the order.
+fn hardest_first(directory: &RunDir, (place, key): (&str, &str), parent: impl FnOnce() -> (Vec<Score>, f64)) -> Result<Order, Error> {
+    if let Some(found) = directory.load_unit(place, key)? {
+        return Ok(found);
+    }
+    let began = Instant::now();
+    let (scores, full_evaluation_equivalents) = parent();
+    let scores: Vec<Example> = scores.into_iter().map(finite).collect();
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[a].score.total_cmp(&scores[b].score).then(scores[b].loss.total_cmp(&scores[a].loss)));
+    let found = Order { order, full_evaluation_equivalents, seconds: began.elapsed().as_secs_f64() };
+    directory.save_unit(place, key, &found)?;
+    Ok(found)
 }
 
 impl<'a, B: MixerBackend> TaskObjective<'a, B> {
-    /// `parts` are the ranges of examples that are asked for from their beginning.
+    /// `parts` are the ranges of examples that are asked for from their beginning; each batch is put in so many pieces.
     pub fn new(
-        (experiment, directory): (&'a Experiment, &'a RunDir),
+        (experiment, directory, pieces): (&'a Experiment, &'a RunDir, usize),
         (parent, bank): (&'a Parent<B>, &Bank<B>),
         (name, task): (&'a str, &dyn Task),
         split: Split,
@@ -59,8 +86,16 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         device: &'a B::Device,
     ) -> Result<Self, Error> {
         let sizes = &experiment.tasks()[name];
-        let count = if split == Split::Test { sizes.test } else { sizes.validation };
-        let questions = task.questions(name, split, count);
+        let mut questions = match split {
+            Split::Validation => {
+                let training = experiment.search().acceptance.training();
+                let mut choosing = task.questions(name, Split::Training, training);
+                choosing.extend(task.questions(name, split, sizes.validation));
+                choosing
+            }
+            _ => task.questions(name, split, sizes.test),
+        };
+        let count = questions.len();
         let examples: Vec<&dtr_eval::Example> = questions.iter().map(dtr_eval::Question::example).collect();
         let labels = examples.first().is_some_and(|example| example.told().count() > 0);
         let answer = |example: &dtr_eval::Example| -> Vec<u32> { example.told().map(|(_, told)| told).collect() };
@@ -70,17 +105,32 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         let base = Layout::parent(parent.config.layers());
         let parts = parts(count);
         let choosing = parts.first().map_or(count, |part| part.end);
-        let scorer = Scorer::new(&questions, &parts, task.metric(), (&parent.model, &path(&base, 0)), CACHE_BYTES, device);
-        let identity = (&parent.identity, name, task_key(&sizes.kind, task), count, &parts, experiment.compute().to_string());
+        let metric = task.metric();
+        let scorer = |questions: &[Question]| {
+            let whole = Scorer::new(questions, &parts, metric.clone(), (&parent.model, &path(&base, 0)), CACHE_BYTES, device);
+            whole.in_batches_of(BATCH_TOKENS / pieces)
+        };
+        let races = split == Split::Validation && experiment.search().racing == Racing::Exact;
+        let identity = (&parent.identity, name, task_key(&sizes.kind, task), count, &parts, experiment.compute().to_string(), races);
+        let key = key(&identity);
+        let mut preparation = None;
+        if races {
+            let found = hardest_first(directory, (&order_unit(name), &key), || {
+                scorer(&questions).score(&parent.model, &path(&base, 0), 0..choosing)
+            })?;
+            let first: Vec<Question> = found.order.iter().map(|&index| questions[index].clone()).collect();
+            questions.splice(0..choosing, first);
+            preparation = Some(found);
+        }
         Ok(Self {
-            key: key(&identity),
+            scorer: scorer(&questions),
+            key,
             experiment,
             parent,
             directory,
             device,
             task: name,
             split,
-            scorer,
             examples: count,
             choosing,
             banks: vec![bank.clone()],
@@ -88,13 +138,8 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
             base,
             commits: 0,
             refit: None,
+            preparation,
         })
-    }
-
-    /// The same, with each batch in so many pieces.
-    pub fn in_pieces(mut self, pieces: usize) -> Self {
-        self.scorer = self.scorer.in_batches_of(BATCH_TOKENS / pieces);
-        self
     }
 
     /// The same, with students made anew as the search goes on.
@@ -138,6 +183,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         examples: Range<usize>,
     ) -> Result<Evaluation, Error> {
         if let Some(evaluation) = self.directory.load_unit(place, key)? {
+            self.preparation = None;
             self.scorer.skip(path, examples);
             return Ok(evaluation);
         }
@@ -145,7 +191,12 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         let model = model(self);
         let (scores, full_evaluation_equivalents) = self.scorer.score(&model, path, examples);
         let examples = scores.into_iter().map(finite).collect();
-        let evaluation = Evaluation { examples, full_evaluation_equivalents, seconds: began.elapsed().as_secs_f64() };
+        let mut evaluation = Evaluation { examples, full_evaluation_equivalents, seconds: began.elapsed().as_secs_f64() };
+        // The first evaluation is the parent's, of which this is a part.
+        if let Some(order) = self.preparation.take() {
+            evaluation.full_evaluation_equivalents += order.full_evaluation_equivalents;
+            evaluation.seconds += order.seconds;
+        }
         self.directory.save_unit(place, key, &evaluation)?;
         Ok(evaluation)
     }
@@ -172,7 +223,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
 }
 
 /// An answer with a loss that is no number is a wrong one, and as bad as can be.
-pub(super) fn finite(found: dtr_eval::Score) -> Example {
+pub(super) fn finite(found: Score) -> Example {
     const WORST: f32 = 1e4;
     let bounded = |nats: f32| if nats.is_finite() { nats } else { WORST };
     let score = if found.loss.is_finite() { found.score } else { 0.0 };
@@ -182,6 +233,11 @@ pub(super) fn finite(found: dtr_eval::Score) -> Example {
 /// Where an evaluation is stored.
 pub(super) fn unit(task: &str, split: Split, generation: &str, layout: &Layout, examples: &Range<usize>) -> String {
     format!("search/{task}/{}/{generation}/{layout}/{}-{}.json", split.name(), examples.start, examples.end)
+}
+
+/// Where the order of the examples that choose is stored.
+fn order_unit(task: &str) -> String {
+    format!("search/{task}/order.json")
 }
 
 /// Where it is stored whether a refit was kept.

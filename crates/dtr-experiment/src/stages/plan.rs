@@ -113,9 +113,9 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
     let questions = if has_tokenizer { questions(experiment, &Reader::load(&directory, &config)?, &config)? } else { assumed(experiment) };
     let layers = config.layers();
     for name in &experiment.search().tasks {
-        super::search::settings(experiment, vec![(letter(&operators(experiment)[0]), 0.0); layers])
-            .check(experiment.tasks()[name].validation)
-            .map_err(|error| Error::of_search(name, error))?;
+        let settings = super::search::settings(experiment, vec![(letter(&operators(experiment)[0]), 0.0); layers]);
+        let examples = settings.acceptance.training() + experiment.tasks()[name].validation;
+        settings.check(examples).map_err(|error| Error::of_search(name, error))?;
     }
     let shapes = Shapes::of::<B>(experiment, &config, device);
     let products_per_second = rate::<B>((experiment.distill().rows * experiment.distill().length).min(MEASURED_ROWS), &config, device);
@@ -136,6 +136,7 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
 
 /// Tokens of all questions of one searched task.
 struct Asked {
+    /// Of those that layouts are chosen and confirmed by.
     validation: usize,
     test: usize,
 }
@@ -145,7 +146,8 @@ fn questions(experiment: &Experiment, reader: &Reader, config: &DecoderConfig) -
     let asked = |name: &String| {
         let task = &experiment.tasks()[name];
         let tokens = |split, count| texts.tasks[name].questions(name, split, count).iter().map(Question::tokens).sum();
-        Asked { validation: tokens(Split::Validation, task.validation), test: tokens(Split::Test, task.test) }
+        let training = tokens(Split::Training, experiment.search().acceptance.training());
+        Asked { validation: training + tokens(Split::Validation, task.validation), test: tokens(Split::Test, task.test) }
     };
     Ok(experiment.search().tasks.iter().map(asked).collect())
 }
@@ -155,7 +157,8 @@ fn assumed(experiment: &Experiment) -> Vec<Asked> {
     let length = experiment.distill().length;
     let asked = |name: &String| {
         let task = &experiment.tasks()[name];
-        Asked { validation: task.validation * length, test: task.test * length }
+        let choosing = experiment.search().acceptance.training() + task.validation;
+        Asked { validation: choosing * length, test: task.test * length }
     };
     experiment.search().tasks.iter().map(asked).collect()
 }

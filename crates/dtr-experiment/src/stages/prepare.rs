@@ -111,7 +111,9 @@ fn content(path: &Path) -> Result<[u8; 32], Error> {
 
 /// Tasks and corpora.
 pub(super) fn texts(experiment: &Experiment, reader: &Reader, config: &DecoderConfig) -> Result<Texts, Error> {
-    let tasks = tasks(experiment.tasks(), reader)?;
+    let search = experiment.search();
+    let training = |name: &str| if search.tasks.iter().any(|task| task == name) { search.acceptance.training() } else { 0 };
+    let tasks = tasks(experiment.tasks(), training, reader)?;
     // A task without a training split cannot be distilled on.
     for task in experiment.distill().mixture.keys().filter_map(|name| tasks.get(name)) {
         task.document(1, &mut random::stream("plan"))?;
@@ -127,8 +129,12 @@ pub(super) fn texts(experiment: &Experiment, reader: &Reader, config: &DecoderCo
     Ok(Texts { tasks, corpora, encoder: config.is_encoder() })
 }
 
-/// Tasks over the tokens of one model.
-pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> Result<BTreeMap<String, Box<dyn dtr_eval::Task>>, Error> {
+/// Tasks over the tokens of one model; so many questions of the training split must be there, too.
+pub(super) fn tasks(
+    tasks: &BTreeMap<String, schema::Task>,
+    training: impl Fn(&str) -> usize,
+    reader: &Reader,
+) -> Result<BTreeMap<String, Box<dyn dtr_eval::Task>>, Error> {
     let (mut sources, mut all) = (None, BTreeMap::new());
     let tokenizer = reader.tokenizer();
     for (name, task) in tasks {
@@ -138,7 +144,7 @@ pub(super) fn tasks(tasks: &BTreeMap<String, schema::Task>, reader: &Reader) -> 
             }
             Ok(sources.clone().expect("just located"))
         };
-        let wanted = [(Split::Validation, task.validation), (Split::Test, task.test)];
+        let wanted = [(Split::Training, training(name)), (Split::Validation, task.validation), (Split::Test, task.test)];
         if reader.is_encoder() && !task.kind.is_for_encoders() && (reader.classes().is_empty() || !task.kind.has_labels()) {
             return Err(EvalError::OnlyEncoder { what: format!("task \"{name}\"") }.into());
         }

@@ -43,7 +43,7 @@ impl<'a> Recorded<'a> {
         let layers = layers.filter(|&layers| (0..layers).all(|layer| students.clone().any(|student| student.0 == layer)));
         let Some(layers) = layers else { return Err(Error::NoSearch { directory: root.into() }) };
         let settings = settings(experiment, prior(students, layers));
-        let examples = experiment.tasks()[task].validation;
+        let examples = settings.acceptance.training() + experiment.tasks()[task].validation;
         Ok((Self { experiment, root, task, examples, generation: 0, commits: 0, keys: HashMap::new() }, settings))
     }
 

@@ -76,7 +76,8 @@ impl Run<'_> {
             settings(self.experiment, prior(bank.losses.iter().map(|((layer, operator), loss)| (*layer, *operator, *loss)), layers));
         let layouts = settings.strategy.layouts(layers, settings.menu.len());
         let sizes = &self.experiment.tasks()[name];
-        let examples = sizes.validation;
+        let training = settings.acceptance.training();
+        let examples = training + sizes.validation;
         let metric = task.metric().name().to_owned();
         self.log.emit(Event::Searching { task: name.into(), metric, validation: sizes.validation, test: sizes.test })?;
         let bar = self.progress.stage(&format!("searching {name}"), layouts as u64, "layouts");
@@ -84,7 +85,7 @@ impl Run<'_> {
         if truncated > 0 {
             bar.warn(&format!("{truncated} prompts were cut to the model's context"));
         }
-        let here = (self.experiment, &self.directory);
+        let here = (self.experiment, &self.directory, self.pieces);
         let parts = |count| parts(&settings, count);
         let workshop = Workshop::<B> {
             experiment: self.experiment,
@@ -96,12 +97,11 @@ impl Run<'_> {
             pieces: self.pieces,
         };
         let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, commits| workshop.refit(layout, bank, commits, device);
-        let mut objective = TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?
-            .in_pieces(self.pieces)
-            .with_refit(&mut refit);
+        let mut objective =
+            TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);
         let (log, mut emitted) = (&mut self.log, Ok(()));
         let select = settings.split(examples).0;
-        let chance = task.metric().chance(&task.questions(name, Split::Validation, select.end));
+        let chance = task.metric().chance(&task.questions(name, Split::Validation, sizes.validation));
         let result = search(&mut objective, &settings, &mut |observation| {
             tell(&observation, &select, &bar);
             let guessing = guessing(&observation, chance);
@@ -127,7 +127,7 @@ impl Run<'_> {
         layouts.extend(others.iter().map(|(_, layout)| (layout.clone(), 0)));
         let bar = self.progress.stage(&format!("testing {name}"), 2 * layouts.len() as u64, "layouts");
         // What remains to be scored resembles the parent more than any other layout.
-        let all = [Some(0..select.end), (select.end < examples).then_some(select.end..examples)];
+        let all = [(training == 0).then_some(0..select.end), (select.end < examples).then_some(select.end..examples)];
         let mut validation = scores(&mut objective, &layouts, &all, &bar)?;
         let recovered = recovered::<B>(&workshop, &mut objective, &m_opt, all[1].clone().unwrap_or(0..select.end), device)?;
         if let Some((model, identity, ..)) = &recovered {
@@ -136,7 +136,7 @@ impl Run<'_> {
         let banks = std::mem::take(&mut objective.banks);
         drop(objective);
         let whole = |count| std::iter::once(0..count).collect();
-        let mut objective = TaskObjective::new(here, (parent, bank), (name, task), Split::Test, whole, device)?.in_pieces(self.pieces);
+        let mut objective = TaskObjective::new(here, (parent, bank), (name, task), Split::Test, whole, device)?;
         objective.banks = banks;
         let whole = [Some(0..self.experiment.tasks()[name].test)];
         let mut test = scores(&mut objective, &layouts, &whole, &bar)?;

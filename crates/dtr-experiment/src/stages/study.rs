@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use dtr_eval::Split;
 use dtr_search::statistics::mean_and_margin;
 use dtr_search::{
-    Acceptance, Evaluation, Example, Floor, Layout, Objective, Racing, Ranking, SearchError, Settings, Signal, Strategy, search,
+    Acceptance, Confirm, Evaluation, Example, Floor, Layout, Objective, Racing, Ranking, SearchError, Settings, Signal, Strategy, search,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -28,8 +28,8 @@ use crate::schema::Experiment;
 pub struct Study {
     /// Draws of examples.
     pub draws: usize,
-    /// Examples of a draw that a search may use; the others tell what is true.
-    pub examples: usize,
+    /// Share of a task's examples that a search may use, in a draw; the others tell what is true.
+    pub share: f64,
     /// Of the parent's score.
     pub floor: f64,
     /// That no floor is broken.
@@ -134,13 +134,13 @@ fn contenders(settings: &Settings, study: &Study) -> Vec<(String, Settings)> {
         swaps: 1,
         ..settings.clone()
     };
-    let bound = Acceptance::Bound { confirm: 0.5, confidence: study.confidence, retries: 0 };
+    let bound = Acceptance::Bound { confirm: Confirm::Share(0.5), confidence: study.confidence, retries: 0 };
     let racing = Racing::Statistical { error: 0.05 };
     let mut found = vec![
         ("Algorithm 1".to_owned(), paper.clone()),
         (
             "Algorithm 1, half of the examples".to_owned(),
-            Settings { acceptance: Acceptance::Bound { confirm: 0.5, confidence: 1e-9, retries: 0 }, ..paper.clone() },
+            Settings { acceptance: Acceptance::Bound { confirm: Confirm::Share(0.5), confidence: 1e-9, retries: 0 }, ..paper.clone() },
         ),
     ];
     let strategies = [
@@ -201,18 +201,19 @@ fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(Str
     }
     let (mut recorded, settings) = Recorded::new(root, experiment, events, task)?;
     let all = recorded.examples();
-    if experiment.search().strategy != Strategy::Exhaustive || settings.split(all).0.len() != all || study.examples >= all {
-        return Err(Error::NoStudy { directory: root.clone(), examples: all });
+    let used = (study.share * all as f64).round() as usize;
+    if experiment.search().strategy != Strategy::Exhaustive || settings.split(all).0.len() != all || used == 0 || used >= all {
+        return Err(Error::NoStudy { directory: root.clone(), examples: all, used });
     }
     let mut scores = HashMap::new();
     for layout in dtr_search::strategy::all_layouts(settings.layers, &settings.menu) {
         let found: Evaluation = recorded.read(&unit(task, Split::Validation, "0", &layout, &(0..all)), Some(0))?;
         scores.insert(layout, found.examples);
     }
-    let table = Table { scores: &scores, order: (0..all).collect(), examples: study.examples };
+    let table = Table { scores: &scores, order: (0..all).collect(), examples: used };
     let mut found = vec![("ceiling: all layouts, all examples".to_owned(), vec![ceiling(&table, study)])];
     for (name, settings) in contenders(&settings, study) {
-        let outcomes = (0..study.draws).into_par_iter().map(|draw| outcome(task, (&scores, all), &settings, study, draw));
+        let outcomes = (0..study.draws).into_par_iter().map(|draw| outcome(task, (&scores, all, used), &settings, draw));
         found.push((name, outcomes.collect::<Result<_, _>>()?));
     }
     Ok(found)
@@ -221,14 +222,13 @@ fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(Str
 /// What a search finds on one draw of all examples.
 fn outcome(
     task: &str,
-    (scores, all): (&HashMap<Layout, Vec<Example>>, usize),
+    (scores, all, used): (&HashMap<Layout, Vec<Example>>, usize, usize),
     settings: &Settings,
-    study: &Study,
     draw: usize,
 ) -> Result<Outcome, Error> {
     let mut order: Vec<usize> = (0..all).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
-    let mut table = Table { scores, order, examples: study.examples };
+    let mut table = Table { scores, order, examples: used };
     let trace = match search(&mut table, settings, &mut |_| {}) {
         Ok(trace) => trace,
         Err(SearchError::Objective(never)) => match never {},
@@ -236,7 +236,7 @@ fn outcome(
     };
     Ok(Outcome {
         replaced: trace.m_opt().replaced() as f64,
-        kept: table.share(trace.m_opt(), &table.order[study.examples..]),
+        kept: table.share(trace.m_opt(), &table.order[used..]),
         layouts: trace.layouts() as f64,
         evaluations: trace.full_evaluation_equivalents(),
     })
@@ -248,5 +248,5 @@ fn ceiling(table: &Table<'_>, study: &Study) -> Outcome {
     let holding = table.scores.keys().map(|layout| (layout.replaced(), table.share(layout, &all))).filter(|found| found.1 >= study.floor);
     let (replaced, kept) = holding.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).unwrap_or((0, 1.0));
     let layouts = table.scores.len() as f64;
-    Outcome { replaced: replaced as f64, kept, layouts, evaluations: layouts * all.len() as f64 / study.examples as f64 }
+    Outcome { replaced: replaced as f64, kept, layouts, evaluations: layouts * all.len() as f64 / table.examples as f64 }
 }

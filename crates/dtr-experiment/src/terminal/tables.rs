@@ -182,9 +182,11 @@ pub fn study(task: &str, study: &Study, runs: usize, rows: &[Row]) -> String {
             Cell::new(format!("{:.1}", row.evaluations)),
         ]);
     }
-    let Study { draws, examples, floor, confidence } = study;
-    let (floor, confidence) = (100.0 * floor, 100.0 * confidence);
-    format!("{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {examples} examples in each of {runs} runs\n{table}")
+    let Study { draws, .. } = study;
+    let (share, floor, confidence) = (100.0 * study.share, 100.0 * study.floor, 100.0 * study.confidence);
+    format!(
+        "{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {share:.0} % of the examples in each of {runs} runs\n{table}"
+    )
 }
 
 /// Students without a run as a table.

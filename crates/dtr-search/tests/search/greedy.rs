@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::support::{constant, number, operator, scrambled, search, settings};
-use dtr_search::{Acceptance, Floor, Layout, Racing, Signal, Strategy, Trace, baselines};
+use dtr_search::{Acceptance, Confirm, Floor, Layout, Racing, Signal, Strategy, Trace, baselines};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -65,8 +65,12 @@ fn what_cannot_be_searched_is_refused() {
     fails(1.0, &|s| s.swaps = 0, "0 swaps");
     fails(1.0, &|s| s.racing = Racing::Statistical { error: 0.0 }, "error of racing is 0");
     fails(1.0, &|s| (s.racing, s.signal) = (Racing::Exact, Signal::Loss), "signal with bounds");
-    fails(1.0, &|s| s.acceptance = Acceptance::Bound { confirm: 0.5, confidence: 1.0, retries: 0 }, "confidence is 1");
-    fails(1.0, &|s| s.acceptance = Acceptance::Bound { confirm: 0.5, confidence: 0.9, retries: 0 }, "0 choose and 1 confirm");
+    fails(1.0, &|s| s.acceptance = Acceptance::Bound { confirm: Confirm::Share(0.5), confidence: 1.0, retries: 0 }, "confidence is 1");
+    fails(
+        1.0,
+        &|s| s.acceptance = Acceptance::Bound { confirm: Confirm::Share(0.5), confidence: 0.9, retries: 0 },
+        "0 choose and 1 confirm",
+    );
     fails(1.0, &|s| s.strategy = Strategy::Beam { width: 0 }, "width 0");
     fails(1.0, &|s| (s.strategy, s.layers, s.prior) = (Strategy::Exhaustive, 40, vec![(operator('G'), 0.0); 40]), "more than 65536");
     fails(f64::NAN, &|_| (), "score is NaN");

@@ -1,7 +1,7 @@
 //! What strategies, racing, joint swaps and goals find, beside what is known of made-up tasks.
 
 use crate::support::{Table, World, constant, number, operator, scrambled, search, settings};
-use dtr_search::{Acceptance, Goal, Layout, Operator, Racing, Ranking, Settings, Signal, Strategy, Trace, Verdict};
+use dtr_search::{Acceptance, Confirm, Goal, Layout, Operator, Racing, Ranking, Settings, Signal, Strategy, Trace, Verdict};
 use proptest::prelude::*;
 
 const ALL: [Strategy; 11] = [
@@ -134,7 +134,7 @@ proptest! {
     #[test]
     fn every_strategy_is_deterministic_and_counts_what_it_does(seed in any::<u64>(), which in 0_usize..11, bound in any::<bool>()) {
         let world = world(seed, 5);
-        let acceptance = if bound { Acceptance::Bound { confirm: 0.5, confidence: 0.9, retries: 1 } } else { Acceptance::Point };
+        let acceptance = if bound { Acceptance::Bound { confirm: Confirm::Share(0.5), confidence: 0.9, retries: 1 } } else { Acceptance::Point };
         let racing = Racing::Statistical { error: 0.05 };
         let settings = Settings { strategy: ALL[which], signal: Signal::Loss, racing, acceptance, ..settings(5, "GW", 0.9) };
         let trace = run(&world, 300, &settings);
