@@ -1,7 +1,8 @@
 //! A checkpoint of some hundred megabytes into memory, beside reading its file: time and peak. `cargo bench --profile dev -p dtr-benches --bench reading`
 //!
-//! The file is in the operating system's memory both times, and each time a process of its own reads it, as a model is read: memory is new to
-//! it. Peak and weights are bytes as the allocator counts them.
+//! Each time a process of its own reads it, as a model is read: memory is new to it. Once the file is in the operating system's memory both
+//! times, and once neither time, as when a model is used for the first time that day: GNU's `dd` has the system forget it. Peak and weights are
+//! bytes as the allocator counts them.
 
 use std::hint::black_box;
 use std::io::{BufWriter, Write};
@@ -31,22 +32,47 @@ fn main() {
         [_, "load", directory] => return load(Path::new(directory)),
         _ => {}
     }
-    println!("{:5} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}", "type", "file, MB", "read, ms", "load, ms", "ratio", "peak, MB", "ratio");
+    println!(
+        "{:5} {:6} {:>9} {:>9} {:>9} {:>7} {:>9} {:>7}",
+        "type", "from", "file, MB", "read, ms", "load, ms", "ratio", "peak, MB", "ratio"
+    );
     for (dtype, size) in [("BF16", 2), ("F16", 2), ("F32", 4)] {
         let directory = std::env::temp_dir().join(format!("dtr-reading-{}-{dtype}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
         write(&directory, dtype, size);
-        measure(&directory, dtype);
+        measure(&directory, dtype, Source::Memory);
+        measure(&directory, dtype, Source::Disk);
         std::fs::remove_dir_all(&directory).expect("removed");
     }
 }
 
-fn measure(directory: &Path, dtype: &str) {
+/// Where the file is.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Memory,
+    Disk,
+}
+
+impl Source {
+    /// Has the file there and nowhere else.
+    fn prepare(self, file: &Path) {
+        if matches!(self, Self::Disk) {
+            let of = format!("of={}", file.display());
+            let forgotten = Command::new("dd").args([&of, "oflag=nocache", "conv=notrunc,fdatasync", "count=0", "status=none"]).status();
+            assert!(forgotten.expect("GNU dd").success(), "the file is still in memory");
+        }
+    }
+}
+
+fn measure(directory: &Path, dtype: &str, source: Source) {
+    let file = directory.join("model.safetensors");
     let (mut read, mut load) = (vec![], vec![]);
     let (mut peak, mut weights) = (0.0, 0.0);
     // In turns, so that other work on the machine strikes both alike.
     for _ in 0..REPETITIONS {
+        source.prepare(&file);
         read.push(told("read", directory)[0]);
+        source.prepare(&file);
         let found = told("load", directory);
         load.push(found[0]);
         (peak, weights) = (found[1], found[2]);
@@ -55,9 +81,10 @@ fn measure(directory: &Path, dtype: &str) {
         times.sort_by(f64::total_cmp);
         times[REPETITIONS / 2]
     });
-    let size = std::fs::metadata(directory.join("model.safetensors")).expect("a size").len() as f64;
+    let size = std::fs::metadata(&file).expect("a size").len() as f64;
     let ratios = [load / read, peak / weights];
-    println!("{dtype:5} {:9.0} {read:9.0} {load:9.0} {:7.2} {:9.0} {:7.3}", size / 1e6, ratios[0], peak / 1e6, ratios[1]);
+    let from = format!("{source:?}").to_lowercase();
+    println!("{dtype:5} {from:6} {:9.0} {read:9.0} {load:9.0} {:7.2} {:9.0} {:7.3}", size / 1e6, ratios[0], peak / 1e6, ratios[1]);
 }
 
 /// Numbers that a process of its own prints.

@@ -106,6 +106,30 @@ impl Case {
         Results { values: numbers(result.inner()), gradients: leaves.iter().map(gradient).collect() }
     }
 
+    /// With decays so weak that what one chunk writes is there in the next but one.
+    fn remembering(mut self) -> Self {
+        if self.decay != Decay::None {
+            self.inputs[3].0.iter_mut().for_each(|g| *g = f64::from((*g * 0.02) as f32));
+        }
+        self
+    }
+
+    /// On the device in `f32`, with the first state.
+    fn given(&self) -> (Inputs<Device>, Tensor<Device, 4>) {
+        let device = Default::default();
+        let all = self.inputs.iter().map(|(values, shape)| TensorData::new(values.clone(), *shape).convert::<f32>());
+        let mut all = all.map(|data| Tensor::from_data(data, &device));
+        let mut next = || all.next().expect("an input");
+        let mut inputs = Inputs::new(next(), next(), next());
+        if self.decay != Decay::None {
+            inputs = inputs.fading(next());
+        }
+        if self.delta {
+            inputs = inputs.correcting(next().squeeze_dim(3));
+        }
+        (inputs, next())
+    }
+
     /// On the device by its kernels, in `dtype`, against the definition.
     fn check(&self, what: &str, dtype: FloatDType, swapped: bool, [of_values, of_gradients]: [f64; 2]) {
         let found = self.run::<Device>(recurrence::scan, dtype, swapped);
@@ -174,29 +198,58 @@ fn strong_decay_and_equal_keys_stay_finite() {
 }
 
 #[test]
+fn time_in_chunks() {
+    for rule in RULES {
+        for (shape, swapped) in [
+            ([1, 1, 128, 1, 1], false),
+            ([2, 2, 150, 5, 9], true),
+            ([1, 2, 131, 33, 4], false),
+            ([1, 1, 333, 1, 19], true),
+            ([1, 1, 301, 128, 70], false),
+        ] {
+            Case::new(rule, shape).remembering().check(&format!("{rule:?} {shape:?}"), FloatDType::F32, swapped, [VALUES, GRADIENTS]);
+        }
+    }
+}
+
+#[test]
+fn chunks_of_strong_and_weak_decays() {
+    for delta in [false, true] {
+        let mut case = Case::new((Decay::Channel, delta), [1, 2, 260, 6, 5]);
+        for (i, g) in case.inputs[3].0.iter_mut().enumerate() {
+            *g *= [0.0, 1e-4, 1.0, 30.0, 500.0][i % 5];
+        }
+        case.check(&format!("delta rule: {delta}"), FloatDType::F32, false, [VALUES, GRADIENTS]);
+    }
+}
+
+/// Pieces too short for chunks leave the same states as the whole, but not to the last bit: the whole went another way.
+#[test]
+fn long_sequences_are_cut_into_chunks() {
+    for rule in RULES {
+        let (inputs, state) = Case::new(rule, [1, 2, 320, 6, 10]).remembering().given();
+        let (_, whole) = recurrence::scan(inputs.clone(), state.clone());
+        let pieces = (0..4).fold(state, |state, piece| recurrence::scan(inputs.narrow(piece * 80, 80), state).1);
+        let [whole, pieces] = [whole, pieces].map(|x| -> Vec<f64> { x.into_data().convert::<f64>().to_vec().expect("numbers") });
+        close(&format!("{rule:?}: last state"), &whole, &pieces, VALUES, 1e-3);
+        assert_ne!(whole, pieces, "{rule:?}: token by token from end to end");
+    }
+}
+
+#[test]
 fn padding_leaves_the_state_as_it_is() {
     for rule in RULES {
-        let case = Case::new(rule, [2, 2, 23, 6, 10]);
-        let device = Default::default();
-        let given = |i: usize| {
-            Tensor::<Device, 4>::from_data(TensorData::new(case.inputs[i].0.clone(), case.inputs[i].1).convert::<f32>(), &device)
-        };
-        let mut inputs = Inputs::new(given(0), given(1), given(2));
-        if case.decay != Decay::None {
-            inputs = inputs.fading(given(3));
+        for [time, padding] in [[23, 7], [180, 100]] {
+            let (inputs, state) = Case::new(rule, [2, 2, time, 6, 10]).remembering().given();
+            // Padding in front of both rows.
+            let tokens: Vec<f32> = (0..2 * time).map(|i| f32::from(u8::from(i % time >= padding))).collect();
+            let padded = inputs.clone().without_padding(Tensor::from_data(TensorData::new(tokens, [2, time]), &state.device()));
+            let numbers = |x: Tensor<Device, 4>| -> Vec<f64> { x.into_data().convert::<f64>().to_vec().expect("numbers") };
+            let (found, last) = recurrence::scan(padded, state.clone());
+            let (expected, expected_last) = recurrence::scan(inputs.narrow(padding, time - padding), state);
+            close("outputs behind padding", &numbers(found.narrow(2, padding, time - padding)), &numbers(expected), VALUES, 1e-3);
+            close("state behind padding", &numbers(last), &numbers(expected_last), VALUES, 1e-3);
         }
-        if case.delta {
-            inputs = inputs.correcting(given(case.inputs.len() - 2).squeeze_dim(3));
-        }
-        let state = given(case.inputs.len() - 1);
-        // Seven tokens of padding in front of both rows.
-        let tokens: Vec<f32> = (0..46).map(|i| f32::from(u8::from(i % 23 >= 7))).collect();
-        let padded = inputs.clone().without_padding(Tensor::from_data(TensorData::new(tokens, [2, 23]), &device));
-        let numbers = |x: Tensor<Device, 4>| -> Vec<f64> { x.into_data().convert::<f64>().to_vec().expect("numbers") };
-        let (found, last) = recurrence::scan(padded, state.clone());
-        let (expected, expected_last) = recurrence::scan(inputs.narrow(7, 16), state);
-        close("outputs behind padding", &numbers(found.narrow(2, 7, 16)), &numbers(expected), VALUES, 1e-3);
-        close("state behind padding", &numbers(last), &numbers(expected_last), VALUES, 1e-3);
     }
 }
 

@@ -63,18 +63,28 @@ impl Group<'_> {
     }
 }
 
-/// Groups of indices, shortest sequences first, of at most `tokens` tokens, padding included.
+/// Groups of indices, shortest sequences first, of at most `tokens` tokens, padding included; as few as that allows, and no larger than so many
+/// need to be: threads that take one each end together.
 pub(crate) fn grouped(lengths: &[usize], tokens: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| lengths[index]);
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for index in order {
-        match groups.last_mut() {
-            Some(group) if (group.len() + 1) * lengths[index] <= tokens => group.push(index),
-            _ => groups.push(vec![index]),
+    let within = |tokens: usize| {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for &index in &order {
+            match groups.last_mut() {
+                Some(group) if (group.len() + 1) * lengths[index] <= tokens => group.push(index),
+                _ => groups.push(vec![index]),
+            }
         }
+        groups
+    };
+    let fewest = within(tokens).len();
+    let (mut low, mut high) = (0, tokens);
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if within(middle).len() <= fewest { high = middle } else { low = middle + 1 }
     }
-    groups
+    within(high)
 }
 
 /// Cuts the answers of questions into batches of about `tokens` tokens, padding included, shortest first.
@@ -150,4 +160,20 @@ fn read<B: Backend>(rows: &[&[u32]], starts: &[usize], device: &B::Device) -> (T
         Positions::padded(&masks, starts)
     };
     (Tensor::from_data(TensorData::new(ids, [rows.len(), longest]), device), positions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn groups_are_few_and_even() {
+        let sizes = |lengths: &[usize], tokens| grouped(lengths, tokens).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(&[129; 32], 4096), [16, 16], "not 31 and 1");
+        assert_eq!(sizes(&[100; 32], 4096), [32]);
+        assert_eq!(sizes(&[10, 10, 10, 10, 90, 100], 200), [4, 2]);
+        assert_eq!(sizes(&[300, 20], 200), [1, 1], "what is longer stands alone");
+        assert!(grouped(&[], 200).is_empty());
+        assert_eq!(grouped(&[3, 1, 2], 6), [vec![1, 2], vec![0]]);
+    }
 }

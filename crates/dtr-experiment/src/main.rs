@@ -75,7 +75,8 @@ enum Command {
         /// Draws of examples that every strategy is tried on.
         #[arg(long, default_value_t = 200)]
         draws: usize,
-        /// Share of a task's examples that a search may use, in a draw; the others tell what is true.
+        /// Share of a task's examples that are a draw's validation split, at most 0.6: half as many more stand for training examples, and
+        /// the others tell what is true.
         #[arg(long, default_value_t = 0.5)]
         share: f64,
         /// Share of the parent's score to keep.

@@ -1,4 +1,4 @@
-//! Inputs of a recurrence as the kernels want them: one element type, shapes known.
+//! Inputs of a recurrence as the kernels want them: one element type, shapes known, time cut into chunks.
 
 use burn::tensor::DType;
 use burn_cubecl::CubeRuntime;
@@ -10,7 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::tile::Decay;
 use crate::recurrence::RecurrenceInputs;
 
-/// Inputs of one element type, with any strides.
+/// Inputs of one element type but for the states, with any strides.
 #[derive(Clone)]
 pub struct Inputs<R: CubeRuntime> {
     pub q: CubeTensor<R>,
@@ -19,14 +19,17 @@ pub struct Inputs<R: CubeRuntime> {
     pub g: Option<CubeTensor<R>>,
     /// `[B, H, T, 1]`.
     pub beta: Option<CubeTensor<R>>,
-    pub state: CubeTensor<R>,
+    /// State before each chunk, one below the other, in `f32`: `[B, H, N D, V]`.
+    pub states: CubeTensor<R>,
+    /// Tokens of a chunk but for the last, which may have fewer.
+    pub length: usize,
     pub decay: Decay,
     /// `B, H, T, D, V`.
     pub shape: [usize; 5],
 }
 
 impl<R: CubeRuntime> Inputs<R> {
-    /// Inputs of different element types are read as `f32`.
+    /// All time as one chunk. Inputs of different element types are read as `f32`.
     pub fn new(inputs: RecurrenceInputs<CubeTensor<R>>) -> Self {
         let dtype = inputs.q.dtype;
         let alike = inputs.clone().list().iter().all(|input| input.dtype == dtype);
@@ -44,12 +47,18 @@ impl<R: CubeRuntime> Inputs<R> {
             Some(g) if g.meta.shape()[3] == width && width > 1 => Decay::Channel,
             Some(_) => Decay::Head,
         };
-        Self { q, k, v, g, beta, state, decay, shape: [batch, heads, time, width, values] }
+        let (states, length) = (cast(state, DType::F32), time.max(1));
+        Self { q, k, v, g, beta, states, length, decay, shape: [batch, heads, time, width, values] }
+    }
+
+    /// `N`.
+    pub fn chunks(&self) -> usize {
+        self.shape[2].div_ceil(self.length).max(1)
     }
 
     /// The type of places in any of these and the `others`.
     pub fn addresses(&self, others: &[&CubeTensor<R>]) -> AddressType {
-        let all = [&self.q, &self.k, &self.v, &self.state].into_iter().chain(&self.g).chain(&self.beta).chain(others.iter().copied());
+        let all = [&self.q, &self.k, &self.v, &self.states].into_iter().chain(&self.g).chain(&self.beta).chain(others.iter().copied());
         all.map(CubeTensor::required_address_type).max().unwrap_or_default()
     }
 }

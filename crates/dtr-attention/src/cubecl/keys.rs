@@ -10,21 +10,23 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::inputs::Inputs;
-use super::tile::{Decay, Plan, Quad, add, dot, head, over_parts, read_column, read_numbers, read_rows, scale};
+use super::tile::{Decay, Plan, Quad, add, chunk_count, dot, head, over_parts, read_column, read_numbers, read_rows, scale};
 
-/// `S' = diag(exp(g)) S; dk = -dv S'^T` (delta rule); `S = S' + k^T u; dq = do S^T`, then `ends = sum_v S dS` behind the last token.
+/// `S' = diag(exp(g)) S; dk = -dv S'^T` (delta rule); `S = S' + k^T u; dq = do S^T`, then `ends = sum_v S dS` behind the last
+/// token, in each chunk from its own state on.
 #[cube(launch, address_type = "dynamic")]
 fn forwards<F: Float>(
     k: &Tensor<F>,
     g: &ComptimeOption<Tensor<F>>,
-    state: &Tensor<F>,
+    states: &Tensor<f32>,
     written: &Tensor<f32>,
     by_value: &ComptimeOption<Tensor<f32>>,
     by_output: &Tensor<F>,
-    by_last: &Tensor<F>,
+    by_last: &Tensor<f32>,
     by_query: &mut Tensor<f32>,
     by_recall: &mut ComptimeOption<Tensor<f32>>,
     ends: &mut Tensor<f32>,
+    length: usize,
     #[comptime] decay: Decay,
     #[comptime] plan: Plan,
     #[define(F)] _dtype: StorageType,
@@ -33,7 +35,9 @@ fn forwards<F: Float>(
     let width = k.shape(3);
     let values = written.shape(3);
     let own = UNIT_POS as usize / comptime!(plan.parts);
-    let skip = CUBE_POS_X as usize * comptime!(plan.columns);
+    let chunks = chunk_count(time, length);
+    let chunk = CUBE_POS_X as usize % chunks;
+    let skip = CUBE_POS_X as usize / chunks * comptime!(plan.columns);
     let row = skip + own;
     let inside = row < width;
     let first_unit = UNIT_POS as usize % comptime!(plan.parts) == 0;
@@ -47,11 +51,13 @@ fn forwards<F: Float>(
     let mut scratch = SharedMemory::<f32>::new(comptime!(plan.columns * plan.parts));
 
     let mut s = Array::<Quad>::new(comptime!(plan.quads));
-    read_column::<F>(state, head::<F>(state) + row * state.stride(2), state.stride(3), values, inside, &mut s, plan);
+    let start = head::<f32>(states) + (chunk * width + row) * states.stride(2);
+    read_column::<f32>(states, start, states.stride(3), values, inside, &mut s, plan);
 
-    let mut first = 0usize;
-    while first < time {
-        let count = min(time - first, comptime!(plan.tokens));
+    let mut first = chunk * length;
+    let end = min(first + length, time);
+    while first < end {
+        let count = min(end - first, comptime!(plan.tokens));
         sync_cube();
         read_rows::<f32>(written, &mut writes, first, count, false, plan);
         read_rows::<F>(by_output, &mut outputs_back, first, count, false, plan);
@@ -87,7 +93,8 @@ fn forwards<F: Float>(
     }
 
     let mut last = Array::<Quad>::new(comptime!(plan.quads));
-    read_column::<F>(by_last, head::<F>(by_last) + row * by_last.stride(2), by_last.stride(3), values, inside, &mut last, plan);
+    let start = head::<f32>(by_last) + (chunk * width + row) * by_last.stride(2);
+    read_column::<f32>(by_last, start, by_last.stride(3), values, inside, &mut last, plan);
     let mut sums = Quad::new(0.0f32);
     #[unroll]
     for i in 0..comptime!(plan.quads) {
@@ -95,13 +102,14 @@ fn forwards<F: Float>(
     }
     let sum = over_parts(sums[0] + sums[1] + sums[2] + sums[3], &mut scratch, plan);
     if inside && first_unit {
-        ends[head::<f32>(ends) + row] = sum;
+        ends[head::<f32>(ends) + chunk * width + row] = sum;
     }
 }
 
-/// `E <- E + q^T do; dk += u E^T; E <- E - k^T dv` (delta rule); `E <- diag(exp(g)) E`, from the last token to the first.
+/// `E <- E + q^T do; dk += u E^T; E <- E - k^T dv` (delta rule); `E <- diag(exp(g)) E`, from the last token of
+/// each chunk to its first.
 ///
-/// The gradient of the decay of a token is `sum_v S' E'`; from the end it changes at each token by `q dq + k dk` of the reads and
+/// The gradient of the decay of a token is `sum_v S' E'`; from the end of the chunk it changes at each token by `q dq + k dk` of the reads and
 /// `-k dk` of the write, so that `S` and `E` need not be there at once.
 #[cube(launch, address_type = "dynamic")]
 fn backwards<F: Float>(
@@ -111,12 +119,13 @@ fn backwards<F: Float>(
     written: &Tensor<f32>,
     by_value: &ComptimeOption<Tensor<f32>>,
     by_output: &Tensor<F>,
-    by_last: &Tensor<F>,
+    by_last: &Tensor<f32>,
     by_query: &Tensor<f32>,
     by_recall: &ComptimeOption<Tensor<f32>>,
     ends: &Tensor<f32>,
     by_key: &mut Tensor<f32>,
     by_decay: &mut ComptimeOption<Tensor<f32>>,
+    length: usize,
     #[comptime] decay: Decay,
     #[comptime] plan: Plan,
     #[define(F)] _dtype: StorageType,
@@ -125,7 +134,9 @@ fn backwards<F: Float>(
     let width = k.shape(3);
     let values = written.shape(3);
     let own = UNIT_POS as usize / comptime!(plan.parts);
-    let skip = CUBE_POS_X as usize * comptime!(plan.columns);
+    let chunks = chunk_count(time, length);
+    let chunk = CUBE_POS_X as usize % chunks;
+    let skip = CUBE_POS_X as usize / chunks * comptime!(plan.columns);
     let row = skip + own;
     let inside = row < width;
     let first_unit = UNIT_POS as usize % comptime!(plan.parts) == 0;
@@ -140,15 +151,17 @@ fn backwards<F: Float>(
     let mut scratch = SharedMemory::<f32>::new(comptime!(plan.columns * plan.parts));
 
     let mut e = Array::<Quad>::new(comptime!(plan.quads));
-    read_column::<F>(by_last, head::<F>(by_last) + row * by_last.stride(2), by_last.stride(3), values, inside, &mut e, plan);
+    let start = head::<f32>(by_last) + (chunk * width + row) * by_last.stride(2);
+    read_column::<f32>(by_last, start, by_last.stride(3), values, inside, &mut e, plan);
     let mut change = 0.0f32;
     if inside {
-        change = ends[head::<f32>(ends) + row];
+        change = ends[head::<f32>(ends) + chunk * width + row];
     }
 
-    let mut end = time;
-    while end > 0 {
-        let count = min(end, comptime!(plan.tokens));
+    let begin = chunk * length;
+    let mut end = min(begin + length, time);
+    while end > begin {
+        let count = min(end - begin, comptime!(plan.tokens));
         let first = end - count;
         sync_cube();
         read_rows::<f32>(written, &mut writes, first, count, false, plan);
@@ -209,7 +222,7 @@ pub struct Found<R: CubeRuntime> {
     pub by_value: Option<CubeTensor<R>>,
     /// The gradient of the output, `[B, H, T, V]`, in the element type of the inputs.
     pub by_output: CubeTensor<R>,
-    /// And of the last state, `[B, H, D, V]`.
+    /// And of the state after each chunk, `[B, H, N D, V]`.
     pub by_last: CubeTensor<R>,
 }
 
@@ -223,19 +236,19 @@ pub struct Gradients<R: CubeRuntime> {
 
 /// Gradients of queries, keys and decays.
 pub fn backward<R: CubeRuntime>(inputs: &Inputs<R>, found: Found<R>) -> Gradients<R> {
-    let Inputs { q, k, g, state, decay, shape: [batch, heads, time, width, values], .. } = inputs.clone();
+    let Inputs { q, k, g, states, length, decay, shape: [batch, heads, time, width, values], .. } = inputs.clone();
     let Found { written, by_value, by_output, by_last } = found;
-    let client = k.client.clone();
+    let (client, chunks) = (k.client.clone(), inputs.chunks());
     let empty = |rows| empty_device_contiguous_dtype(client.clone(), k.device.clone(), Shape::new([batch, heads, rows, width]), DType::F32);
     let by_query = empty(time);
     let by_recall = by_value.is_some().then(|| empty(time));
-    let ends = empty(1);
+    let ends = empty(chunks);
     let by_key = empty(time);
     let by_decay = g.is_some().then(|| empty(time));
 
-    let plan = Plan::new(&client, batch * heads, [values, width], [3, 3]);
-    let (count, dim) = plan.launch([batch, heads], width);
-    let address = inputs.addresses(&[&written, &by_output, &by_query]);
+    let plan = Plan::new(&client, batch * heads * chunks, [values, width], [3, 3]);
+    let (count, dim) = plan.launch([batch, heads, chunks], width);
+    let address = inputs.addresses(&[&written, &by_output, &by_last, &by_query]);
     let optional = |tensor: &Option<CubeTensor<R>>| tensor.clone().map(CubeTensor::into_tensor_arg);
     forwards::launch::<R>(
         &client,
@@ -244,7 +257,7 @@ pub fn backward<R: CubeRuntime>(inputs: &Inputs<R>, found: Found<R>) -> Gradient
         address,
         k.clone().into_tensor_arg(),
         optional(&g).into(),
-        state.into_tensor_arg(),
+        states.into_tensor_arg(),
         written.clone().into_tensor_arg(),
         optional(&by_value).into(),
         by_output.clone().into_tensor_arg(),
@@ -252,6 +265,7 @@ pub fn backward<R: CubeRuntime>(inputs: &Inputs<R>, found: Found<R>) -> Gradient
         by_query.clone().into_tensor_arg(),
         optional(&by_recall).into(),
         ends.clone().into_tensor_arg(),
+        length,
         decay,
         plan,
         k.dtype.into(),
@@ -274,6 +288,7 @@ pub fn backward<R: CubeRuntime>(inputs: &Inputs<R>, found: Found<R>) -> Gradient
         ends.into_tensor_arg(),
         by_key.clone().into_tensor_arg(),
         optional(&by_decay).into(),
+        length,
         decay,
         plan,
         dtype,

@@ -1,7 +1,10 @@
 //! The backends of CubeCL (CUDA, ROCm, Metal, Vulkan, WebGPU): recurrences by kernels, all else composed.
 //!
-//! The kernels go token by token, as on the CPU, and keep the state in registers; [`tile::Plan`] says how it is cut.
+//! The kernels go token by token, as on the CPU, and keep the state in registers; [`tile::Plan`] says how it is cut. Long sequences are cut
+//! into chunks that are swept at the same time, see [`chunks`].
 
+mod carry;
+mod chunks;
 mod fusion;
 mod inputs;
 mod keys;
@@ -21,13 +24,15 @@ use crate::recurrence::{self, RecurrenceInputs};
 use crate::{autodiff, linear};
 use inputs::Inputs;
 use tile::Decay;
+use values::Sought;
 
 impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> MixerBackend for CubeBackend<R, F, I, T> {
     const THREADED: bool = false;
 
     fn recurrence(inputs: RecurrenceInputs<FloatTensor<Self>>) -> FloatTensor<Self> {
         let dtype = inputs.q.dtype();
-        cast(values::forward(&Inputs::new(inputs), false), dtype)
+        let (inputs, _) = chunks::cut(Inputs::new(inputs));
+        cast(values::forward(&inputs, Sought::Outputs), dtype)
     }
 
     fn linear_attention(inputs: [FloatTensor<Self>; 4]) -> FloatTensor<Self> {
@@ -38,17 +43,22 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> MixerBacken
 impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> FusedRecurrence for CubeBackend<R, F, I, T> {
     fn recurrence_backward(inputs: RecurrenceInputs<FloatTensor<Self>>, grad: FloatTensor<Self>) -> RecurrenceInputs<FloatTensor<Self>> {
         let dtypes = inputs.clone().map(|input| input.dtype());
-        let inputs = Inputs::new(inputs);
+        let (inputs, transitions) = chunks::cut(Inputs::new(inputs));
         let [batch, heads, time, width, values] = inputs.shape;
         let grad = tensor::<Self, 1>(cast(grad, inputs.q.dtype));
         let (by_output, by_last) = recurrence::parted(grad, [batch, heads, time, values], [batch, heads, width, values]);
-        let (by_output, by_last) = (primitive(by_output), primitive(by_last));
+        let (by_output, by_last) = (primitive(by_output), cast(primitive(by_last), DType::F32));
+        let by_last = match transitions {
+            None => by_last,
+            Some(transitions) => chunks::by_states(&inputs, transitions, by_output.clone(), by_last),
+        };
         let [by_written, by_state] = values::backward(&inputs, by_output.clone(), by_last.clone());
+        let by_state = primitive(tensor::<Self, 4>(by_state).narrow(2, 0, width));
 
         let (written, by_value, by_beta) = match &inputs.beta {
             None => (cast(inputs.v.clone(), DType::F32), None, None),
             Some(beta) => {
-                let residuals = tensor::<Self, 4>(values::forward(&inputs, true));
+                let residuals = tensor::<Self, 4>(values::forward(&inputs, Sought::Residuals));
                 let beta = tensor::<Self, 4>(cast(beta.clone(), DType::F32));
                 let by_written = tensor::<Self, 4>(by_written.clone());
                 let by_beta = (by_written.clone() * residuals.clone()).sum_dim(3).squeeze_dim::<3>(3);

@@ -8,16 +8,16 @@ use cubecl::prelude::*;
 /// Numbers of a column that stand one below the other and are read together.
 pub type Quad = Vector<f32, Const<4>>;
 
-const WIDTH: usize = 4;
+pub const WIDTH: usize = 4;
 
 /// Units of a cube.
-const UNITS: usize = 64;
+pub const UNITS: usize = 64;
 
 /// Quads of a column that one unit can keep in registers.
 const MOST_QUADS: usize = 32;
 
 /// Units that fill a large GPU: below this number a column is shared by several.
-const ENOUGH_UNITS: usize = 1 << 16;
+pub const ENOUGH_UNITS: usize = 1 << 16;
 
 /// Shared memory that a cube takes at most, in bytes: several cubes shall have room beside each other.
 const SHARED_BYTES: usize = 32 * 1024;
@@ -83,9 +83,9 @@ impl Plan {
         self.quads * self.parts
     }
 
-    /// One cube for each head and each block of columns.
-    pub fn launch(&self, [batch, heads]: [usize; 2], columns: usize) -> (CubeCount, CubeDim) {
-        let blocks = columns.div_ceil(self.columns) as u32;
+    /// One cube for each head, each chunk and each block of columns.
+    pub fn launch(&self, [batch, heads, chunks]: [usize; 3], columns: usize) -> (CubeCount, CubeDim) {
+        let blocks = (chunks * columns.div_ceil(self.columns)) as u32;
         (CubeCount::Static(blocks, heads as u32, batch as u32), CubeDim::new_1d((self.columns * self.parts) as u32))
     }
 }
@@ -94,6 +94,12 @@ impl Plan {
 #[cube]
 pub fn head<E: Numeric>(of: &Tensor<E>) -> usize {
     CUBE_POS_Z as usize * of.stride(0) + CUBE_POS_Y as usize * of.stride(1)
+}
+
+/// Chunks of `length` tokens, one even where there is no token. Chunks of a block of columns are neighbours among the cubes.
+#[cube]
+pub fn chunk_count(time: usize, length: usize) -> usize {
+    max((time + length - 1) / length, 1usize)
 }
 
 /// `exp(g)`. Not every device knows infinities, so what is 0 in any case is not computed; what is no number stays so.

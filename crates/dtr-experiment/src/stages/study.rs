@@ -28,7 +28,8 @@ use crate::schema::Experiment;
 pub struct Study {
     /// Draws of examples.
     pub draws: usize,
-    /// Share of a task's examples that a search may use, in a draw; the others tell what is true.
+    /// Share of a task's examples that are a draw's validation split. Half as many more choose where training examples do; the others tell
+    /// what is true.
     pub share: f64,
     /// Of the parent's score.
     pub floor: f64,
@@ -88,24 +89,25 @@ impl Row {
     }
 }
 
-/// A recorded table of scores, its examples in the order of a draw.
+/// A recorded table of scores, and the examples that a search may use.
 struct Table<'a> {
     scores: &'a HashMap<Layout, Vec<Example>>,
-    order: Vec<usize>,
-    examples: usize,
+    examples: &'a [usize],
+    /// Examples of one full evaluation.
+    unit: usize,
 }
 
 impl Objective for Table<'_> {
     type Error = Infallible;
 
     fn examples(&self) -> usize {
-        self.examples
+        self.examples.len()
     }
 
     fn evaluate(&mut self, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Infallible> {
-        let work = examples.len() as f64 / self.examples as f64;
+        let work = examples.len() as f64 / self.unit as f64;
         let scores = &self.scores[layout];
-        let examples = self.order[examples].iter().map(|&index| scores[index]).collect();
+        let examples = self.examples[examples].iter().map(|&index| scores[index]).collect();
         Ok(Evaluation { examples, full_evaluation_equivalents: work, seconds: 0.0 })
     }
 
@@ -114,16 +116,14 @@ impl Objective for Table<'_> {
     }
 }
 
-impl Table<'_> {
-    /// Share of the parent's score on some examples.
-    fn share(&self, layout: &Layout, examples: &[usize]) -> f64 {
-        let sum = |layout: &Layout| examples.iter().map(|&index| f64::from(self.scores[layout][index].score)).sum::<f64>();
-        sum(layout) / sum(&Layout::parent(layout.layers()))
-    }
+/// Share of the parent's score on some examples.
+fn kept(scores: &HashMap<Layout, Vec<Example>>, layout: &Layout, examples: &[usize]) -> f64 {
+    let sum = |layout: &Layout| examples.iter().map(|&index| f64::from(scores[layout][index].score)).sum::<f64>();
+    sum(layout) / sum(&Layout::parent(layout.layers()))
 }
 
 /// Strategies and rules that are compared.
-fn contenders(settings: &Settings, study: &Study) -> Vec<(String, Settings)> {
+fn contenders(settings: &Settings, study: &Study, used: usize) -> Vec<(String, Settings)> {
     let paper = Settings {
         strategy: Strategy::Greedy,
         signal: Signal::Score,
@@ -134,7 +134,9 @@ fn contenders(settings: &Settings, study: &Study) -> Vec<(String, Settings)> {
         swaps: 1,
         ..settings.clone()
     };
-    let bound = Acceptance::Bound { confirm: Confirm::Share(0.5), confidence: study.confidence, retries: 0 };
+    let bound = |confirm| Acceptance::Bound { confirm, confidence: study.confidence, retries: 0 };
+    let half = bound(Confirm::Share(0.5));
+    let all = bound(Confirm::AllBut { training: used / 2 });
     let racing = Racing::Statistical { error: 0.05 };
     let mut found = vec![
         ("Algorithm 1".to_owned(), paper.clone()),
@@ -142,8 +144,10 @@ fn contenders(settings: &Settings, study: &Study) -> Vec<(String, Settings)> {
             "Algorithm 1, half of the examples".to_owned(),
             Settings { acceptance: Acceptance::Bound { confirm: Confirm::Share(0.5), confidence: 1e-9, retries: 0 }, ..paper.clone() },
         ),
+        ("Algorithm 1, bound, half confirms".to_owned(), Settings { acceptance: half, ..paper.clone() }),
+        ("Algorithm 1, bound, all confirms".to_owned(), Settings { acceptance: all, ..paper.clone() }),
     ];
-    let strategies = [
+    let by_divergence = [
         Strategy::Greedy,
         Strategy::Floating,
         Strategy::Beam { width: 3 },
@@ -155,11 +159,13 @@ fn contenders(settings: &Settings, study: &Study) -> Vec<(String, Settings)> {
         Strategy::Ranked(Ranking::LocalImportance),
         Strategy::Uniform,
         Strategy::Random { layouts: 36, seed: 0 },
-    ];
-    for strategy in strategies {
-        for (rule, acceptance) in [("point", Acceptance::Point), ("bound", bound)] {
-            let settings = Settings { strategy, signal: Signal::Loss, racing, acceptance, ..paper.clone() };
-            found.push((format!("{}, by loss, {rule}", strategy.name()), settings));
+    ]
+    .map(|strategy| (strategy, Signal::Divergence));
+    for (strategy, signal) in [(Strategy::Greedy, Signal::Loss)].into_iter().chain(by_divergence) {
+        for (rule, acceptance) in [("point", Acceptance::Point), ("bound, half confirms", half), ("bound, all confirms", all)] {
+            let settings = Settings { strategy, signal, racing, acceptance, ..paper.clone() };
+            let by = if signal == Signal::Loss { "loss" } else { "divergence" };
+            found.push((format!("{}, by {by}, {rule}", strategy.name()), settings));
         }
     }
     found
@@ -202,7 +208,7 @@ fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(Str
     let (mut recorded, settings) = Recorded::new(root, experiment, events, task)?;
     let all = recorded.examples();
     let used = (study.share * all as f64).round() as usize;
-    if experiment.search().strategy != Strategy::Exhaustive || settings.split(all).0.len() != all || used == 0 || used >= all {
+    if experiment.search().strategy != Strategy::Exhaustive || settings.split(all).0.len() != all || used < 2 || used + used / 2 >= all {
         return Err(Error::NoStudy { directory: root.clone(), examples: all, used });
     }
     let mut scores = HashMap::new();
@@ -210,9 +216,8 @@ fn outcomes(recording: &Recording, task: &str, study: &Study) -> Result<Vec<(Str
         let found: Evaluation = recorded.read(&unit(task, Split::Validation, "0", &layout, &(0..all)), Some(0))?;
         scores.insert(layout, found.examples);
     }
-    let table = Table { scores: &scores, order: (0..all).collect(), examples: used };
-    let mut found = vec![("ceiling: all layouts, all examples".to_owned(), vec![ceiling(&table, study)])];
-    for (name, settings) in contenders(&settings, study) {
+    let mut found = vec![("ceiling: all layouts, all examples".to_owned(), vec![ceiling(&scores, all, study, used)])];
+    for (name, settings) in contenders(&settings, study, used) {
         let outcomes = (0..study.draws).into_par_iter().map(|draw| outcome(task, (&scores, all, used), &settings, draw));
         found.push((name, outcomes.collect::<Result<_, _>>()?));
     }
@@ -228,7 +233,8 @@ fn outcome(
 ) -> Result<Outcome, Error> {
     let mut order: Vec<usize> = (0..all).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(draw as u64));
-    let mut table = Table { scores, order, examples: used };
+    let (may, truth) = order.split_at(used + used / 2);
+    let mut table = Table { scores, examples: &may[used / 2 - settings.acceptance.training()..], unit: used };
     let trace = match search(&mut table, settings, &mut |_| {}) {
         Ok(trace) => trace,
         Err(SearchError::Objective(never)) => match never {},
@@ -236,17 +242,17 @@ fn outcome(
     };
     Ok(Outcome {
         replaced: trace.m_opt().replaced() as f64,
-        kept: table.share(trace.m_opt(), &table.order[used..]),
+        kept: kept(scores, trace.m_opt(), truth),
         layouts: trace.layouts() as f64,
         evaluations: trace.full_evaluation_equivalents(),
     })
 }
 
 /// The most layers that any layout may replace, judged by all examples.
-fn ceiling(table: &Table<'_>, study: &Study) -> Outcome {
-    let all: Vec<usize> = (0..table.order.len()).collect();
-    let holding = table.scores.keys().map(|layout| (layout.replaced(), table.share(layout, &all))).filter(|found| found.1 >= study.floor);
+fn ceiling(scores: &HashMap<Layout, Vec<Example>>, all: usize, study: &Study, used: usize) -> Outcome {
+    let examples: Vec<usize> = (0..all).collect();
+    let holding = scores.keys().map(|layout| (layout.replaced(), kept(scores, layout, &examples))).filter(|found| found.1 >= study.floor);
     let (replaced, kept) = holding.max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).unwrap_or((0, 1.0));
-    let layouts = table.scores.len() as f64;
-    Outcome { replaced: replaced as f64, kept, layouts, evaluations: layouts * all.len() as f64 / table.examples as f64 }
+    let layouts = scores.len() as f64;
+    Outcome { replaced: replaced as f64, kept, layouts, evaluations: layouts * all as f64 / used as f64 }
 }

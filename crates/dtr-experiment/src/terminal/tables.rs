@@ -185,7 +185,7 @@ pub fn study(task: &str, study: &Study, runs: usize, rows: &[Row]) -> String {
     let Study { draws, .. } = study;
     let (share, floor, confidence) = (100.0 * study.share, 100.0 * study.floor, 100.0 * study.confidence);
     format!(
-        "{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {share:.0} % of the examples in each of {runs} runs\n{table}"
+        "{task}: floor {floor:.0} %, bounds of {confidence:.0} %, {draws} draws of {share:.0} % of the examples for validation in each of {runs} runs\n{table}"
     )
 }
 
