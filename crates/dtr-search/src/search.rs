@@ -194,18 +194,21 @@ impl<O: Objective> Search<'_, O> {
         let step = FIRST_LEG * (all / MOST_LEGS).div_ceil(FIRST_LEG).max(1);
         let mut won = Vec::new();
         // What a candidate reaches at most; the earlier one wins a tie.
-        let mut open: BinaryHeap<Bound> = (0..candidates.len()).map(|index| Bound { highest: all as f64, index, seen: 0 }).collect();
+        let mut open: BinaryHeap<Bound> =
+            (0..candidates.len()).map(|index| Bound { highest: all as f64, index, seen: 0, sum: 0.0 }).collect();
         while won.len() < count {
-            let Some(Bound { index, seen, .. }) = open.pop() else { break };
+            let Some(Bound { index, seen, sum, .. }) = open.pop() else { break };
             let layout = &candidates[index];
             if seen == all {
                 won.push(layout.clone());
                 continue;
             }
-            let seen = (seen + step).min(all);
-            self.extend(layout, seen)?;
-            let highest = total(&self.seen[layout][..seen]) + (all - seen) as f64;
-            open.push(Bound { highest, index, seen });
+            let next = (seen + step).min(all);
+            self.extend(layout, next)?;
+            // One by one, so that what is complete compares as the sums of all examples do.
+            let sum = self.seen[layout][seen..next].iter().fold(sum, |sum, example| sum + f64::from(example.score));
+            let highest = if sum.is_finite() { sum + (all - next) as f64 } else { f64::NEG_INFINITY };
+            open.push(Bound { highest, index, seen: next, sum });
         }
         Ok(won)
     }
@@ -384,6 +387,7 @@ struct Bound {
     highest: f64,
     index: usize,
     seen: usize,
+    sum: f64,
 }
 
 impl Ord for Bound {
@@ -405,9 +409,3 @@ impl PartialEq for Bound {
 }
 
 impl Eq for Bound {}
-
-/// Sum of scores; less than any other where one is no number.
-fn total(examples: &[Example]) -> f64 {
-    let sum: f64 = examples.iter().map(|example| f64::from(example.score)).sum();
-    if sum.is_finite() { sum } else { f64::NEG_INFINITY }
-}

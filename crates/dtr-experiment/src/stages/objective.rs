@@ -48,12 +48,12 @@ pub(super) struct TaskObjective<'a, B: Backend> {
     commits: usize,
     refit: Option<Refit<'a, B>>,
     /// What putting the examples in order took, until it is booked.
-    preparation: Option<Order>,
+    preparation: Option<Arrangement>,
 }
 
 /// Which of the examples that choose comes when, and what it took to find out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Order {
+struct Arrangement {
     order: Vec<usize>,
     full_evaluation_equivalents: f64,
     seconds: f64,
@@ -61,7 +61,7 @@ struct Order {
 
 /// Examples in the order of what the parent loses on them, the worst first. Its hybrids fail on the same ones: put to these first,
 /// a candidate soon shows that it cannot win. What is decided does not depend on the order.
-fn hardest_first(directory: &RunDir, (place, key): (&str, &str), parent: impl FnOnce() -> (Vec<Score>, f64)) -> Result<Order, Error> {
+fn hardest_first(directory: &RunDir, (place, key): (&str, &str), parent: impl FnOnce() -> (Vec<Score>, f64)) -> Result<Arrangement, Error> {
     if let Some(found) = directory.load_unit(place, key)? {
         return Ok(found);
     }
@@ -70,7 +70,7 @@ fn hardest_first(directory: &RunDir, (place, key): (&str, &str), parent: impl Fn
     let scores: Vec<Example> = scores.into_iter().map(finite).collect();
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[a].score.total_cmp(&scores[b].score).then(scores[b].loss.total_cmp(&scores[a].loss)));
-    let found = Order { order, full_evaluation_equivalents, seconds: began.elapsed().as_secs_f64() };
+    let found = Arrangement { order, full_evaluation_equivalents, seconds: began.elapsed().as_secs_f64() };
     directory.save_unit(place, key, &found)?;
     Ok(found)
 }
@@ -193,9 +193,9 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         let examples = scores.into_iter().map(finite).collect();
         let mut evaluation = Evaluation { examples, full_evaluation_equivalents, seconds: began.elapsed().as_secs_f64() };
         // The first evaluation is the parent's, of which this is a part.
-        if let Some(order) = self.preparation.take() {
-            evaluation.full_evaluation_equivalents += order.full_evaluation_equivalents;
-            evaluation.seconds += order.seconds;
+        if let Some(arrangement) = self.preparation.take() {
+            evaluation.full_evaluation_equivalents += arrangement.full_evaluation_equivalents;
+            evaluation.seconds += arrangement.seconds;
         }
         self.directory.save_unit(place, key, &evaluation)?;
         Ok(evaluation)

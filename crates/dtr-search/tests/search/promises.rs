@@ -15,9 +15,9 @@ fn broken(settings: &Settings, examples: usize) -> (f64, f64) {
         let mut truth = crate::support::remembered(|layout| world.truth(layout));
         // Hybrids look better on what their students saw.
         let training = settings.acceptance.training();
-        let example = |layout: &Layout, index: usize| match index < training {
-            true => world.example(layout, truth(layout) + 0.02 * layout.replaced() as f64 / 8.0, 1, index),
-            false => world.example(layout, truth(layout), 0, index),
+        let example = |layout: &Layout, index: usize| {
+            let (flattery, split) = if index < training { (0.02 * layout.replaced() as f64 / 8.0, 1) } else { (0.0, 0) };
+            world.example(layout, truth(layout) + flattery, split, index)
         };
         let trace = search(&mut Table { examples, example }, settings).expect("a search");
         let kept = world.truth(trace.m_opt()) / world.truth(&trace.parent);
