@@ -58,7 +58,9 @@ fn holds(name: &str, page: &str) {
     let messages = tab.messages();
     assert!(messages.is_empty(), "{name}: {messages:#?}");
     let own = format!("file://{}", path.canonicalize().expect("a page").display());
-    assert_eq!(tab.requests(), [own], "{name} asks for more than itself");
+    // Once, or again where a run is under way: the page reloads itself.
+    let requests = tab.requests();
+    assert!(!requests.is_empty() && requests.iter().all(|request| *request == own), "{name} asks for more than itself: {requests:?}");
 }
 
 /// Beside the page, where somebody wants to look at it.
