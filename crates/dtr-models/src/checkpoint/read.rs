@@ -10,6 +10,7 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 use dtr_attention::precision::like;
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::fit::{self, Origin};
 use super::names::Naming;
@@ -40,7 +41,9 @@ pub(super) fn load<B: Backend, M: Module<B>>(
     device: &B::Device,
 ) -> Result<M, CheckpointError> {
     let origins = fit::require(&module, naming, &stock, shown, ignored)?;
-    let mut loader = Loader::<B> { origins: origins.into(), read: VecDeque::new(), failed: None, dtype, device };
+    // Twice as many as compute: while one waits for the disk, another converts.
+    let readers = ThreadPoolBuilder::new().num_threads(2 * rayon::current_num_threads()).build().ok();
+    let mut loader = Loader::<B> { origins: origins.into(), read: VecDeque::new(), readers, failed: None, dtype, device };
     let module = module.map(&mut loader);
     loader.failed.map_or(Ok(module), Err)
 }
@@ -50,6 +53,8 @@ struct Loader<'a, B: Backend> {
     origins: VecDeque<Origin>,
     /// Numbers of the parameters that come next.
     read: VecDeque<Vec<f32>>,
+    /// Threads that read; the common ones where there can be no more.
+    readers: Option<ThreadPool>,
     /// What could not be read; nothing is read behind it.
     failed: Option<CheckpointError>,
     dtype: Option<FloatDType>,
@@ -67,7 +72,8 @@ impl<B: Backend> Loader<'_, B> {
             };
             let count = self.origins.iter().map_while(|origin| fits(origin).then_some(())).count();
             let next: Vec<Origin> = self.origins.drain(..count).collect();
-            self.read = next.par_iter().map(numbers).collect::<Result<_, _>>()?;
+            let read = || next.par_iter().map(numbers).collect::<Result<_, _>>();
+            self.read = self.readers.as_ref().map_or_else(read, |readers| readers.install(read))?;
         }
         let numbers = self.read.pop_front().expect("every parameter has an origin");
         let tensor = Tensor::from_data(TensorData::new(numbers, shape), self.device);
