@@ -61,10 +61,11 @@ pub struct Frame<'a> {
 }
 
 const WIDTH: f64 = 440.0;
-const HEIGHT: f64 = 270.0;
+const HEIGHT: f64 = 282.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 74.0;
-const TOP: f64 = 12.0;
+/// Names of four lines that all end at the top have room.
+const TOP: f64 = 24.0;
 const BOTTOM: f64 = 42.0;
 /// Height of a line of text.
 const LINE: f64 = 13.0;
