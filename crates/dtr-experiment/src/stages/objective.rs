@@ -87,12 +87,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
     ) -> Result<Self, Error> {
         let sizes = &experiment.tasks()[name];
         let mut questions = match split {
-            Split::Validation => {
-                let training = experiment.search().acceptance.training();
-                let mut choosing = task.questions(name, Split::Training, training);
-                choosing.extend(task.questions(name, split, sizes.validation));
-                choosing
-            }
+            Split::Validation => asked(experiment, name, task),
             _ => task.questions(name, split, sizes.test),
         };
         let count = questions.len();
@@ -233,6 +228,18 @@ pub(super) fn finite(found: Score) -> Example {
 /// Where an evaluation is stored.
 pub(super) fn unit(task: &str, split: Split, generation: &str, layout: &Layout, examples: &Range<usize>) -> String {
     format!("search/{task}/{}/{generation}/{layout}/{}-{}.json", split.name(), examples.start, examples.end)
+}
+
+/// Questions of a search: those of the training split that choose, if any, and the validation split.
+pub(super) fn asked(experiment: &Experiment, name: &str, task: &dyn Task) -> Vec<Question> {
+    let mut questions = task.questions(name, Split::Training, experiment.search().acceptance.training());
+    questions.extend(task.questions(name, Split::Validation, experiment.tasks()[name].validation));
+    questions
+}
+
+/// How many they are.
+pub(super) fn asked_count(experiment: &Experiment, name: &str) -> usize {
+    experiment.search().acceptance.training() + experiment.tasks()[name].validation
 }
 
 /// Where the order of the examples that choose is stored.

@@ -12,6 +12,7 @@ use dtr_models::config::Head;
 use dtr_models::{DecoderConfig, MixerConfig};
 
 use super::fits;
+use super::objective::{asked, asked_count};
 use super::prepare::{letter, operators, require_parent, texts};
 use crate::error::Error;
 use crate::hub::{self, Wanted};
@@ -114,8 +115,7 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
     let layers = config.layers();
     for name in &experiment.search().tasks {
         let settings = super::search::settings(experiment, vec![(letter(&operators(experiment)[0]), 0.0); layers]);
-        let examples = settings.acceptance.training() + experiment.tasks()[name].validation;
-        settings.check(examples).map_err(|error| Error::of_search(name, error))?;
+        settings.check(asked_count(experiment, name)).map_err(|error| Error::of_search(name, error))?;
     }
     let shapes = Shapes::of::<B>(experiment, &config, device);
     let products_per_second = rate::<B>((experiment.distill().rows * experiment.distill().length).min(MEASURED_ROWS), &config, device);
@@ -143,24 +143,23 @@ struct Asked {
 
 fn questions(experiment: &Experiment, reader: &Reader, config: &DecoderConfig) -> Result<Vec<Asked>, Error> {
     let texts = texts(experiment, reader, config)?;
-    let asked = |name: &String| {
+    let of_task = |name: &String| {
         let task = &experiment.tasks()[name];
-        let tokens = |split, count| texts.tasks[name].questions(name, split, count).iter().map(Question::tokens).sum();
-        let training = tokens(Split::Training, experiment.search().acceptance.training());
-        Asked { validation: training + tokens(Split::Validation, task.validation), test: tokens(Split::Test, task.test) }
+        let of = texts.tasks[name].as_ref();
+        let tokens = |questions: Vec<Question>| questions.iter().map(Question::tokens).sum();
+        Asked { validation: tokens(asked(experiment, name, of)), test: tokens(of.questions(name, Split::Test, task.test)) }
     };
-    Ok(experiment.search().tasks.iter().map(asked).collect())
+    Ok(experiment.search().tasks.iter().map(of_task).collect())
 }
 
 /// Questions as long as the rows that students learn from: without a tokenizer nothing better is known.
 fn assumed(experiment: &Experiment) -> Vec<Asked> {
     let length = experiment.distill().length;
-    let asked = |name: &String| {
+    let of_task = |name: &String| {
         let task = &experiment.tasks()[name];
-        let choosing = experiment.search().acceptance.training() + task.validation;
-        Asked { validation: choosing * length, test: task.test * length }
+        Asked { validation: asked_count(experiment, name) * length, test: task.test * length }
     };
-    experiment.search().tasks.iter().map(asked).collect()
+    experiment.search().tasks.iter().map(of_task).collect()
 }
 
 /// Numbers that memory and time follow from.

@@ -9,7 +9,7 @@ use dtr_search::{Evaluation, Layout, Objective, Observation, Operator, Settings,
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::objective::{cost_unit, refit_unit, unit};
+use super::objective::{asked_count, cost_unit, refit_unit, unit};
 use super::search::{prior, settings};
 use crate::error::Error;
 use crate::events::Event;
@@ -43,7 +43,7 @@ impl<'a> Recorded<'a> {
         let layers = layers.filter(|&layers| (0..layers).all(|layer| students.clone().any(|student| student.0 == layer)));
         let Some(layers) = layers else { return Err(Error::NoSearch { directory: root.into() }) };
         let settings = settings(experiment, prior(students, layers));
-        let examples = settings.acceptance.training() + experiment.tasks()[task].validation;
+        let examples = asked_count(experiment, task);
         Ok((Self { experiment, root, task, examples, generation: 0, commits: 0, keys: HashMap::new() }, settings))
     }
 

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::answers::differing;
-use super::objective::TaskObjective;
+use super::objective::{TaskObjective, asked, asked_count};
 use super::prepare::{Bank, Parent, letter, operators};
 use super::refit::Workshop;
 use super::{Found, Run, Texts};
@@ -76,8 +76,7 @@ impl Run<'_> {
             settings(self.experiment, prior(bank.losses.iter().map(|((layer, operator), loss)| (*layer, *operator, *loss)), layers));
         let layouts = settings.strategy.layouts(layers, settings.menu.len());
         let sizes = &self.experiment.tasks()[name];
-        let training = settings.acceptance.training();
-        let examples = training + sizes.validation;
+        let examples = asked_count(self.experiment, name);
         let metric = task.metric().name().to_owned();
         self.log.emit(Event::Searching { task: name.into(), metric, validation: sizes.validation, test: sizes.test })?;
         let bar = self.progress.stage(&format!("searching {name}"), layouts as u64, "layouts");
@@ -101,7 +100,7 @@ impl Run<'_> {
             TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);
         let (log, mut emitted) = (&mut self.log, Ok(()));
         let select = settings.split(examples).0;
-        let chance = task.metric().chance(&task.questions(name, Split::Validation, sizes.validation));
+        let chance = task.metric().chance(&asked(self.experiment, name, task)[..select.end]);
         let result = search(&mut objective, &settings, &mut |observation| {
             tell(&observation, &select, &bar);
             let guessing = guessing(&observation, chance);
@@ -127,7 +126,7 @@ impl Run<'_> {
         layouts.extend(others.iter().map(|(_, layout)| (layout.clone(), 0)));
         let bar = self.progress.stage(&format!("testing {name}"), 2 * layouts.len() as u64, "layouts");
         // What remains to be scored resembles the parent more than any other layout.
-        let all = [(training == 0).then_some(0..select.end), (select.end < examples).then_some(select.end..examples)];
+        let all = [(settings.acceptance.training() == 0).then_some(0..select.end), (select.end < examples).then_some(select.end..examples)];
         let mut validation = scores(&mut objective, &layouts, &all, &bar)?;
         let recovered = recovered::<B>(&workshop, &mut objective, &m_opt, all[1].clone().unwrap_or(0..select.end), device)?;
         if let Some((model, identity, ..)) = &recovered {
