@@ -1,6 +1,6 @@
 //! The whole hybrid trained a little towards the parent's answers: what students that learnt alone do to each other is put right.
 //!
-//! `L = KL(p || q) + w CE(q, next token)`, means over tokens; `p` is the parent, `q` the hybrid.
+//! `L = KL(p || q) + w CE(q, next token)`, means over tokens by their weights; `p` is the parent, `q` the hybrid.
 
 use burn::module::{AutodiffModule, ModuleMapper, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
@@ -13,7 +13,7 @@ use dtr_models::layers::{cast, in_single};
 use dtr_models::{Decoder, Mixer};
 
 use crate::adamw::AdamW;
-use crate::batch::Row;
+use crate::batch::{Batch, Row};
 use crate::error::DistillError;
 use crate::schedule::warmup_cosine;
 use crate::thaw::thaw;
@@ -92,7 +92,7 @@ pub fn recover<B: TrainBackend>(
     Ok(cast(updates.applied(model).valid(), hybrid.dtype()))
 }
 
-/// Mean over the tokens of rows of equal length.
+/// Of rows of equal length.
 fn loss<B: TrainBackend>(
     parent: &Decoder<B::InnerBackend>,
     hybrid: &Decoder<B>,
@@ -100,23 +100,27 @@ fn loss<B: TrainBackend>(
     task_weight: f64,
     device: &B::Device,
 ) -> Tensor<B, 1> {
-    let (count, length) = (rows.len(), rows[0].tokens.len());
-    let ids: Vec<i64> = rows.iter().flat_map(|row| &row.tokens).map(|&token| i64::from(token)).collect();
-    let ids = TensorData::new(ids, [count, length]);
-    let wanted = log_softmax(parent.logits(Tensor::from_data(ids.clone(), device)), 2);
-    let ids = Tensor::<B, 2, Int>::from_data(ids, device);
+    let batch = Batch::<B::InnerBackend>::new(rows, device);
+    let [count, length] = batch.ids.dims();
+    let weights = batch.weights.unwrap_or_else(|| Tensor::ones([count, length], device));
+    let mean = |x: Tensor<B, 2>, weights: Tensor<B::InnerBackend, 2>| {
+        let sum = weights.clone().sum().add_scalar(f32::MIN_POSITIVE);
+        (x * Tensor::from_inner(weights)).sum() / Tensor::from_inner(sum)
+    };
+    let wanted = log_softmax(parent.logits(batch.ids.clone()), 2);
+    let ids = Tensor::<B, 2, Int>::from_inner(batch.ids);
     let found = log_softmax(hybrid.logits(ids.clone()), 2);
     // The parent's entropy does not depend on the hybrid; with it the loss is 0 where they agree.
     let probability = wanted.clone().exp();
-    let entropy = (probability.clone() * wanted).sum_dim(2).mean();
-    let tokens = (count * length) as f64;
-    let divergence = (Tensor::<B, 3>::from_inner(probability) * found.clone()).sum().div_scalar(tokens).neg() + Tensor::from_inner(entropy);
+    let entropy = (probability.clone() * wanted).sum_dim(2).squeeze_dim::<2>(2);
+    let cross = (Tensor::<B, 3>::from_inner(probability) * found.clone()).sum_dim(2).squeeze_dim::<2>(2);
+    let divergence = mean(Tensor::from_inner(entropy) - cross, weights.clone());
     if task_weight == 0.0 || length < 2 {
         return divergence;
     }
     let next = ids.narrow(1, 1, length - 1).unsqueeze_dim(2);
-    let likelihood = found.narrow(1, 0, length - 1).gather(2, next).mean();
-    divergence - likelihood.mul_scalar(task_weight)
+    let likelihood = found.narrow(1, 0, length - 1).gather(2, next).squeeze_dim::<2>(2);
+    divergence - mean(likelihood, weights.narrow(1, 0, length - 1)).mul_scalar(task_weight)
 }
 
 /// The model with gradients only where it is to be trained.

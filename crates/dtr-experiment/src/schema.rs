@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 pub use self::{
     device::{Compute, Device, Precision, UnknownDevice},
     raw::{
-        Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustDocs, RustText, Search, SnippetOrigin, Trained,
+        Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustDocs, RustText, Search, SnippetOrigin, Towards, Trained,
     },
 };
 use self::{

@@ -377,8 +377,8 @@ fn every_room_of_the_search_works_and_its_trace_explains_it() {
         "search.acceptance={ bound = { confirm = 0.5, confidence = 0.6, retries = 1 } }",
         "search.swaps=2",
         "search.goal={ cache-bytes = { at-most = 1.0, context = 64 } }",
-        "search.refit={ every = 1, tokens = 1280, learning-rate = 1e-3 }",
-        "search.recovery={ tokens = 1280, learning-rate = 1e-3, task-weight = 0.1, trained = { lora = 2 }, norms-and-embeddings = false }",
+        "search.refit={ every = 1, tokens = 1280, learning-rate = 1e-3, towards = \"outputs\", answer-weight = 1.0 }",
+        "search.recovery={ tokens = 1280, learning-rate = 1e-3, answer-weight = 4.0, task-weight = 0.1, trained = { lora = 2 }, norms-and-embeddings = false }",
         "tasks.phonebook.validation=160",
         "efficiency.contexts=[32, 64, 4_000_000_000]",
     ];

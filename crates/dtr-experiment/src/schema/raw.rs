@@ -297,20 +297,36 @@ pub struct Limit {
 pub struct Refit {
     /// After so many layouts kept.
     pub every: usize,
-    /// Tokens trained on each time.
+    /// Tokens of the task's own rows trained on each time.
     pub tokens: usize,
     /// Highest learning rate.
     pub learning_rate: f64,
+    /// What students are trained towards.
+    pub towards: Towards,
+    /// Weight in the loss of where an answer is predicted.
+    pub answer_weight: f64,
+}
+
+/// What students are trained towards on a hybrid's own inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Towards {
+    /// What the parent's attention gives there: each student alone, also those that may still be put in.
+    Outputs,
+    /// What the parent predicts: all students that stand in the hybrid together.
+    Answers,
 }
 
 /// The whole hybrid trained towards the parent's answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Recovery {
-    /// Tokens trained on.
+    /// Tokens of the task's own rows trained on.
     pub tokens: usize,
     /// Highest learning rate.
     pub learning_rate: f64,
+    /// Weight in the loss of where an answer is predicted.
+    pub answer_weight: f64,
     /// Weight of the next token's cross-entropy beside the divergence from the parent.
     pub task_weight: f64,
     /// What is trained: `mixers` that were put in, `all` weights, or all matrices of them by an update of low rank.

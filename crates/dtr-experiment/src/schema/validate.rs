@@ -322,14 +322,7 @@ impl Checker<'_> {
             &shrink,
             "write 1 to leave queries and keys as they are",
         )?;
-        let weight = distill.answer_weight;
-        self.require(
-            weight > 0.0 && weight.is_finite(),
-            &key("answer-weight"),
-            "above 0 and finite",
-            &weight,
-            "write 1.0 for no difference",
-        )?;
+        self.weight(&key("answer-weight"), distill.answer_weight)?;
         for (name, value) in [("patience", distill.patience), ("devices", distill.devices)] {
             value.map_or(Ok(()), |value| self.positive(&key(name), value))?;
         }
@@ -421,11 +414,13 @@ impl Checker<'_> {
             self.positive(&["search", "refit", "every"], refit.every)?;
             self.positive(&["search", "refit", "tokens"], refit.tokens)?;
             self.rate(&["search", "refit", "learning-rate"], refit.learning_rate)?;
+            self.weight(&["search", "refit", "answer-weight"], refit.answer_weight)?;
         }
         if let Some(recovery) = &search.recovery {
             let key = |last| ["search", "recovery", last];
             self.positive(&key("tokens"), recovery.tokens)?;
             self.rate(&key("learning-rate"), recovery.learning_rate)?;
+            self.weight(&key("answer-weight"), recovery.answer_weight)?;
             let weight = recovery.task_weight;
             self.require(weight >= 0.0 && weight.is_finite(), &key("task-weight"), "at least 0 and finite", &weight, "write 0.0 for none")?;
             if let Trained::Lora(rank) = recovery.trained {
@@ -444,6 +439,10 @@ impl Checker<'_> {
 
     fn rate(&self, key: &[&str], rate: f64) -> Result<(), Error> {
         self.require(rate > 0.0 && rate.is_finite(), key, "above 0 and finite", &rate, "5e-3 is a good beginning")
+    }
+
+    fn weight(&self, key: &[&str], weight: f64) -> Result<(), Error> {
+        self.require(weight > 0.0 && weight.is_finite(), key, "above 0 and finite", &weight, "write 1.0 for no difference")
     }
 
     pub(super) fn efficiency(&self, efficiency: &Efficiency) -> Result<(), Error> {

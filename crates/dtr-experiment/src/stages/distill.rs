@@ -24,7 +24,7 @@ use super::{Options, Run, Texts, in_memory};
 use crate::error::Error;
 use crate::events::Event;
 use crate::run_dir::{RunDir, Units, lock};
-use crate::schema::{Experiment, key};
+use crate::schema::{Distill, Experiment, key};
 use crate::{atomic, terminal};
 
 /// Below the directory of runs, students of all of them.
@@ -135,7 +135,7 @@ impl<B: TrainBackend> Making<'_, B> {
             weight_decay: distill.weight_decay as f32,
             patience: distill.patience,
         };
-        let draw = |what: &str, n: usize| piece(n, pieces, |n| batch(self.experiment, self.texts, &format!("{what}/{n}")));
+        let draw = |what: &str, n: usize| piece(n, pieces, |n| batch(self.experiment, self.texts, &Drawn::of(distill), &format!("{what}/{n}")));
         let several = |what: &str, count: usize| (0..count * pieces).map(|n| draw(what, n)).collect::<Result<Vec<_>, _>>();
         let calibration = (distill.calibration_tokens / (distill.rows * distill.length)).max(1);
         let rows = Rows {
@@ -362,18 +362,32 @@ pub(super) fn piece(n: usize, pieces: usize, draw: impl FnOnce(usize) -> Result<
     Ok(rows.into_iter().skip(n % pieces * length).take(length).collect())
 }
 
+/// What the rows of a batch are drawn from, and what counts in them.
+pub(super) struct Drawn<'a> {
+    /// Tasks and corpora by name, each with its weight.
+    pub mixture: &'a BTreeMap<String, f64>,
+    /// Weight in the loss of where an answer is predicted.
+    pub answer_weight: f64,
+}
+
+impl<'a> Drawn<'a> {
+    fn of(distill: &'a Distill) -> Self {
+        Self { mixture: &distill.mixture, answer_weight: distill.answer_weight }
+    }
+}
+
 /// The rows of one batch: each from a task or corpus drawn by its weight.
-pub(super) fn batch(experiment: &Experiment, texts: &Texts, purpose: &str) -> Result<Vec<Row>, EvalError> {
+pub(super) fn batch(experiment: &Experiment, texts: &Texts, from: &Drawn<'_>, purpose: &str) -> Result<Vec<Row>, EvalError> {
     let distill = experiment.distill();
     let mut random = random::stream(&format!("{}/{purpose}", experiment.seed()));
-    let total: f64 = distill.mixture.values().sum();
+    let total: f64 = from.mixture.values().sum();
     let rows = (0..distill.rows).map(|_| {
         let mut place = random.random_range(0.0..total);
-        let chosen = distill.mixture.iter().find(|(_, weight)| {
+        let chosen = from.mixture.iter().find(|(_, weight)| {
             place -= **weight;
             place < 0.0
         });
-        let name = chosen.or(distill.mixture.last_key_value()).map(|(name, _)| name).expect("a mixture names a text");
+        let name = chosen.or(from.mixture.last_key_value()).map(|(name, _)| name).expect("a mixture names a text");
         let documents = texts.documents(name);
         let found = if texts.encoder {
             // One text at a time, as an encoder reads it.
@@ -383,7 +397,7 @@ pub(super) fn batch(experiment: &Experiment, texts: &Texts, purpose: &str) -> Re
         };
         let mut row = Row::plain(found.tokens.clone());
         for (at, _) in found.told() {
-            row.weights[at] = distill.answer_weight as f32;
+            row.weights[at] = from.answer_weight as f32;
         }
         Ok(row)
     });

@@ -4,7 +4,7 @@ use dtr_models::DecoderConfig;
 use dtr_models::config::PositionEmbedding;
 
 use crate::error::Error;
-use crate::schema::{Experiment, Goal, Limit, Operator};
+use crate::schema::{Experiment, Goal, Limit, Operator, Towards};
 
 /// Refuses what does not go with the parent.
 ///
@@ -58,6 +58,12 @@ pub(super) fn check(experiment: &Experiment, config: &DecoderConfig) -> Result<(
         "search.recovery",
         "recovery trains towards predicted tokens, and an encoder predicts none",
         "leave it out",
+    )?;
+    require(
+        search.refit.as_ref().is_none_or(|refit| refit.towards != Towards::Answers),
+        "search.refit.towards",
+        "an encoder predicts no tokens",
+        "name outputs",
     )?;
     require(
         !matches!(search.goal, Goal::DecodeSeconds(_) | Goal::CacheBytes(_)),

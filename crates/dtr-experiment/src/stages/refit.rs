@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use dtr_attention::TrainBackend;
 use dtr_distill::recover::{self, Recovery};
-use dtr_distill::trainer::Rows;
+use dtr_distill::trainer::{Rows, Trained};
 use dtr_distill::{Loss, Row, Settings, StudentBank};
 use dtr_eval::EvalError;
-use dtr_models::{Decoder, checkpoint};
+use dtr_models::{Decoder, Mixer, checkpoint};
 use dtr_search::{Layout, Operator};
 
 use super::Texts;
-use super::distill::{batch, piece};
-use super::prepare::{Bank, Parent};
+use super::distill::{Drawn, batch, piece};
+use super::prepare::{Bank, Parent, letter};
 use crate::error::Error;
 use crate::run_dir::RunDir;
-use crate::schema::{Experiment, Trained, key};
+use crate::schema::{self, Experiment, Towards, key};
 use crate::terminal::Progress;
 
 /// What all of it needs to know.
@@ -30,7 +30,7 @@ pub(super) struct Workshop<'a, B: TrainBackend> {
     pub pieces: usize,
 }
 
-/// Batches on which refitted students are measured, and from which their output projections are fitted first.
+/// Batches from which output projections are fitted before students learn further.
 const BATCHES: usize = 4;
 
 impl<B: TrainBackend> Workshop<'_, B> {
@@ -39,12 +39,14 @@ impl<B: TrainBackend> Workshop<'_, B> {
         (tokens / (distill.rows * distill.length)).max(1)
     }
 
-    fn draw(&self, purpose: &str) -> Result<Vec<Row>, EvalError> {
-        batch(self.experiment, self.texts, &format!("{}/{purpose}", self.task))
+    /// Rows of the task's own: the hybrid is made for it.
+    fn draw(&self, answer_weight: f64, purpose: &str) -> Result<Vec<Row>, EvalError> {
+        let mixture = BTreeMap::from([(self.task.to_owned(), 1.0)]);
+        batch(self.experiment, self.texts, &Drawn { mixture: &mixture, answer_weight }, &format!("{}/{purpose}", self.task))
     }
 
-    /// Students for the layers of `layout`: those that stand in it and those that may still be put in, all trained further on
-    /// what they meet there.
+    /// Students for the layers of `layout`, trained further on what they meet there: those that stand in it and, where each
+    /// learns alone, those that may still be put in.
     pub fn refit(
         &self,
         layout: &Layout,
@@ -53,65 +55,105 @@ impl<B: TrainBackend> Workshop<'_, B> {
         device: &B::Device,
     ) -> Result<Bank<B::InnerBackend>, Error> {
         let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
-        let files = StudentBank::new(self.directory.path().join(format!("students/refit/{}/{commits}", self.task)));
+        let place = format!("students/refit/{}/{commits}", self.task);
+        let files = StudentBank::new(self.directory.path().join(&place));
         let identity = key(&(&bank.identity, layout, settings, self.experiment.seed(), self.task));
         let stands = layout.operators();
-        let wanted: Vec<_> =
-            bank.mixers.keys().copied().filter(|&(layer, operator)| [Operator::PARENT, operator].contains(&stands[layer])).collect();
-        let unit = |layer: usize, operator: Operator| {
-            format!("students/refit/{}/{commits}/{operator}-{layer:02}.json", self.task, operator = operator.letter())
+        let changes = |(layer, operator): (usize, Operator)| {
+            stands[layer] == operator || settings.towards == Towards::Outputs && stands[layer] == Operator::PARENT
         };
-        let mut made = Bank { identity: identity.clone(), ..bank.clone() };
+        let wanted: Vec<_> = bank.mixers.keys().copied().filter(|&student| changes(student)).collect();
+        let unit = |layer: usize, operator: Operator| format!("{place}/{operator}-{layer:02}.json", operator = operator.letter());
         let mut missing = false;
         for &(layer, operator) in &wanted {
-            missing |= self.directory.load_unit::<f64>(&unit(layer, operator), &identity)?.is_none();
+            missing |= self.directory.load_unit::<()>(&unit(layer, operator), &identity)?.is_none();
         }
         if missing {
-            let mut operators: BTreeMap<Operator, usize> = BTreeMap::new();
-            let mut configs = Vec::new();
-            for &(layer, operator) in &wanted {
-                operators.entry(operator).or_insert_with(|| {
-                    configs.push(bank.mixers[&(layer, operator)].0.clone());
-                    configs.len() - 1
-                });
-            }
-            let students = wanted.iter().map(|&(layer, operator)| (layer, operators[&operator], bank.mixers[&(layer, operator)].1.clone()));
-            let distill = self.experiment.distill();
-            let pieces = self.pieces.min(distill.rows);
-            let draw = |what: &str, n: usize| piece(n, pieces, |n| self.draw(&format!("refit/{commits}/{what}/{n}")));
-            let several = |what: &str| (0..BATCHES * pieces).map(|n| draw(what, n)).collect::<Result<_, EvalError>>();
-            let rows =
-                Rows { calibration: several("calibration")?, held_out: several("held-out")?, training: &mut |n| Ok(draw("step", n)?) };
-            let (steps, learning_rate) = (self.steps(settings.tokens), settings.learning_rate);
-            let training = Settings {
-                operators: configs,
-                loss: if distill.loss == Loss::AttentionWeights { Loss::NormalisedMse } else { distill.loss },
-                steps,
-                accumulate: pieces,
-                optimiser: distill.optimiser,
-                learning_rate,
-                warmup: distill.warmup,
-                weight_decay: distill.weight_decay as f32,
-                patience: None,
+            let students = match settings.towards {
+                Towards::Outputs => self.apart(layout, bank, &wanted, commits, device)?,
+                Towards::Answers => self.together(layout, bank, &wanted, commits, device)?,
             };
-            let hybrid = self.parent.hybrid(layout, bank).1;
-            let models = (&hybrid, &self.parent.model);
-            let outcome = dtr_distill::refit::<B>(models, students.collect(), (&training, &distill.initialise), rows, device, &mut |_| ())?;
-            for student in outcome.students {
-                files.save(student.layer, &student.operator, &student.mixer)?;
-                self.directory.save_unit(
-                    &unit(student.layer, super::prepare::letter(&student.operator)),
-                    &identity,
-                    &student.normalised_mse,
-                )?;
+            for ((layer, operator), mixer) in students {
+                files.save(layer, &bank.mixers[&(layer, operator)].0, &mixer)?;
+                self.directory.save_unit(&unit(layer, operator), &identity, &())?;
             }
         }
+        let mut made = Bank { identity: identity.clone(), ..bank.clone() };
         for (layer, operator) in wanted {
             let config = bank.mixers[&(layer, operator)].0.clone();
             let mixer = files.load(layer, &config, &self.parent.config.attention, device)?;
             made.mixers.insert((layer, operator), (config, mixer));
         }
         Ok(made)
+    }
+
+    /// Each student trained towards what the parent's attention gives where it stands.
+    fn apart(
+        &self,
+        layout: &Layout,
+        bank: &Bank<B::InnerBackend>,
+        wanted: &[(usize, Operator)],
+        commits: usize,
+        device: &B::Device,
+    ) -> Result<Vec<((usize, Operator), Mixer<B::InnerBackend>)>, Error> {
+        let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
+        let mut operators: BTreeMap<Operator, usize> = BTreeMap::new();
+        let mut configs = Vec::new();
+        for &(layer, operator) in wanted {
+            operators.entry(operator).or_insert_with(|| {
+                configs.push(bank.mixers[&(layer, operator)].0.clone());
+                configs.len() - 1
+            });
+        }
+        let students = wanted.iter().map(|&(layer, operator)| (layer, operators[&operator], bank.mixers[&(layer, operator)].1.clone()));
+        let distill = self.experiment.distill();
+        let pieces = self.pieces.min(distill.rows);
+        let draw = |what: &str, n: usize| piece(n, pieces, |n| self.draw(settings.answer_weight, &format!("refit/{commits}/{what}/{n}")));
+        let calibration = (0..BATCHES * pieces).map(|n| draw("calibration", n)).collect::<Result<_, EvalError>>()?;
+        let rows = Rows { calibration, held_out: Vec::new(), training: &mut |n| Ok(draw("step", n)?) };
+        let training = Settings {
+            operators: configs,
+            loss: if distill.loss == Loss::AttentionWeights { Loss::NormalisedMse } else { distill.loss },
+            steps: self.steps(settings.tokens),
+            accumulate: pieces,
+            optimiser: distill.optimiser,
+            learning_rate: settings.learning_rate,
+            warmup: distill.warmup,
+            weight_decay: distill.weight_decay as f32,
+            patience: None,
+        };
+        let hybrid = self.parent.hybrid(layout, bank).1;
+        let models = (&hybrid, &self.parent.model);
+        let outcome = dtr_distill::refit::<B>(models, students.collect(), (&training, &distill.initialise), rows, device, &mut |_| ())?;
+        let student = |student: Trained<B::InnerBackend>| ((student.layer, letter(&student.operator)), student.mixer);
+        Ok(outcome.students.into_iter().map(student).collect())
+    }
+
+    /// The students that stand in the hybrid trained towards what the parent predicts.
+    fn together(
+        &self,
+        layout: &Layout,
+        bank: &Bank<B::InnerBackend>,
+        wanted: &[(usize, Operator)],
+        commits: usize,
+        device: &B::Device,
+    ) -> Result<Vec<((usize, Operator), Mixer<B::InnerBackend>)>, Error> {
+        let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
+        let recovery = Recovery {
+            steps: self.steps(settings.tokens),
+            learning_rate: settings.learning_rate,
+            task_weight: 0.0,
+            trained: recover::Trained::Mixers,
+        };
+        let model = recover::recover::<B>(
+            &self.parent.model,
+            &self.parent.hybrid(layout, bank).1,
+            &recovery,
+            &mut |step| Ok(self.draw(settings.answer_weight, &format!("refit/{commits}/step/{step}"))?),
+            device,
+            &mut |_, _| (),
+        )?;
+        Ok(wanted.iter().map(|&(layer, operator)| ((layer, operator), model.layers[layer].mixer.clone())).collect())
     }
 
     /// The hybrid after a short training towards the parent's answers on the task's own rows.
@@ -130,9 +172,9 @@ impl<B: TrainBackend> Workshop<'_, B> {
             learning_rate: settings.learning_rate,
             task_weight: settings.task_weight,
             trained: match settings.trained {
-                Trained::Mixers => recover::Trained::Mixers,
-                Trained::All => recover::Trained::All { norms_and_embeddings: settings.norms_and_embeddings },
-                Trained::Lora(rank) => recover::Trained::LowRank(rank),
+                schema::Trained::Mixers => recover::Trained::Mixers,
+                schema::Trained::All => recover::Trained::All { norms_and_embeddings: settings.norms_and_embeddings },
+                schema::Trained::Lora(rank) => recover::Trained::LowRank(rank),
             },
         };
         let distill = self.experiment.distill();
@@ -141,7 +183,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
             &self.parent.model,
             &hybrid,
             &recovery,
-            &mut |step| Ok(self.draw(&format!("recovery/{step}"))?),
+            &mut |step| Ok(self.draw(settings.answer_weight, &format!("recovery/{step}"))?),
             device,
             &mut |tokens, _| bar.set(tokens as u64),
         )?;
