@@ -1,6 +1,6 @@
 //! What happened in a run: typed events, appended to `events.jsonl`. Terminal, tables and reports are functions of them.
 
-use dtr_search::{Confirmation, Floor, Verdict};
+use dtr_search::{Confirmation, Floor, Refitted, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Part of a task's data.
@@ -210,6 +210,9 @@ pub enum Event {
         best: bool,
         /// What other examples say of it, where they were asked.
         confirmation: Option<Confirmation>,
+        /// What new students did for it, where they were made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refitted: Option<Refitted>,
     },
     /// The parent is not better at a task than guessing, as far as its examples tell.
     Guessing {

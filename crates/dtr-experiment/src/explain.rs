@@ -52,7 +52,11 @@ pub(crate) fn verdict(decision: &Decision) -> String {
         Verdict::BelowFloor => "refused",
         Verdict::Unconfirmed => "not confirmed",
     };
-    format!("{word}, {scored}{}", sure.unwrap_or_default())
+    let refitted = decision.refitted.map(|found| {
+        let used = if found.kept() { "" } else { ", left out" };
+        format!(", students made anew: loss {:.4} to {:.4}{used}", found.before, found.after)
+    });
+    format!("{word}, {scored}{}{}", sure.unwrap_or_default(), refitted.unwrap_or_default())
 }
 
 fn compared(a: f64, b: f64) -> &'static str {
@@ -68,6 +72,8 @@ pub(crate) fn candidates(trace: &Trace, decision: &Decision) -> String {
     for Step { layout, from, to, score, .. } in of_round {
         let (examples, sum) = (*to - *from, score * (*to - *from) as f64);
         match seen.iter_mut().find(|(other, ..)| *other == layout) {
+            // New students begin again.
+            Some(entry) if *from == 0 => (entry.1, entry.2, entry.3) = (*to, sum, examples as f64),
             Some(entry) => (entry.1, entry.2, entry.3) = (*to, entry.2 + sum, entry.3 + examples as f64),
             None => seen.push((layout, *to, sum, examples as f64)),
         }
@@ -95,6 +101,7 @@ pub(crate) fn stayed(trace: &Trace, result: &Layout, layer: usize) -> String {
     let parts = trace.evaluations.iter().filter(|step| (step.round, &step.layout) == (last.round, &last.layout));
     let (examples, sum) = parts.fold((0, 0.0), |(examples, sum), step| {
         let count = step.to - step.from;
+        let (examples, sum) = if step.from == 0 { (0, 0.0) } else { (examples, sum) };
         (examples + count, sum + step.score * count as f64)
     });
     let score = sum / examples as f64;

@@ -77,7 +77,7 @@ mod tests {
     fn decided(round: usize, layout: &str, score: f64, committed: bool) -> Event {
         let verdict = if committed { Verdict::Kept } else { Verdict::BelowFloor };
         let (task, before, layout, confirmation) = ("recall".into(), "SS".into(), layout.into(), None);
-        Event::Decided { task, round, before, layout, score, minimum: 0.9, verdict, best: committed, confirmation }
+        Event::Decided { task, round, before, layout, score, minimum: 0.9, verdict, best: committed, confirmation, refitted: None }
     }
 
     fn begun() -> Vec<Event> {

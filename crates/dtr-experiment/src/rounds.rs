@@ -32,12 +32,13 @@ pub fn trace(events: &[Event], task: &str) -> Option<Trace> {
                 let place = *steps.entry((round, step.layout.clone(), from)).or_insert(trace.evaluations.len());
                 put(&mut trace.evaluations, place, step);
             }
-            Event::Decided { task: name, round, before, layout, score, minimum, verdict, best, confirmation } if name == task => {
+            Event::Decided { task: name, round, before, layout, score, minimum, verdict, best, confirmation, refitted } if name == task => {
                 let (Ok(before), Ok(layout)) = (before.parse::<Layout>(), layout.parse::<Layout>()) else { continue };
-                let (round, score, minimum, verdict, best, confirmation) = (*round, *score, *minimum, *verdict, *best, *confirmation);
+                let (round, score, minimum, verdict, best) = (*round, *score, *minimum, *verdict, *best);
+                let (confirmation, refitted) = (*confirmation, *refitted);
                 trace.minimum = minimum;
                 let place = *decisions.entry((round, layout.clone())).or_insert(trace.decisions.len());
-                let decision = Decision { round, from: before, layout, score, minimum, verdict, best, confirmation };
+                let decision = Decision { round, from: before, layout, score, minimum, verdict, best, confirmation, refitted };
                 put(&mut trace.decisions, place, decision);
             }
             Event::Searched { task: name, reached, .. } if name == task => trace.reached = *reached,

@@ -18,4 +18,4 @@ pub use objective::{Evaluation, Example, Objective, Signal, Summary};
 pub use search::{Observation, search};
 pub use settings::{Acceptance, Confirm, Floor, Goal, Racing, SearchError, Settings};
 pub use strategy::{Ranking, Strategy};
-pub use trace::{Confirmation, Decision, Step, Trace, Verdict};
+pub use trace::{Confirmation, Decision, Refitted, Step, Trace, Verdict};

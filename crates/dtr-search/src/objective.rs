@@ -132,8 +132,20 @@ pub trait Objective {
     /// If it cannot be measured.
     fn cost(&mut self, layout: &Layout) -> Result<f64, Self::Error>;
 
+    /// `layout` is about to be judged. Its students may be made anew for that: then [`Self::evaluate`] answers for the new ones where
+    /// it is asked about this layout, and the time it took is returned.
+    ///
+    /// # Errors
+    /// If that fails.
+    fn refit(&mut self, _layout: &Layout) -> Result<Option<f64>, Self::Error> {
+        Ok(None)
+    }
+
+    /// The students that were made anew for `layout` last are no better: it has those of before again.
+    fn unfit(&mut self, _layout: &Layout) {}
+
     /// `layout` is now the one that the next candidates differ from in few layers: what they share can be kept. Says whether
-    /// what layouts are worth has changed (students may have been made anew): then all is asked again.
+    /// what other layouts are worth has changed, because its students are new and theirs as well: then they are asked about again.
     ///
     /// # Errors
     /// If that fails.

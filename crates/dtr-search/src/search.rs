@@ -8,7 +8,7 @@ use crate::layout::{Layout, Operator};
 use crate::objective::{Evaluation, Example, Objective, Summary};
 use crate::settings::{Acceptance, Goal, Racing, SearchError, Settings};
 use crate::statistics::{is_negative, lower_bound};
-use crate::trace::{Confirmation, Decision, Step, Trace, Verdict};
+use crate::trace::{Confirmation, Decision, Refitted, Step, Trace, Verdict};
 
 /// Examples between two looks at a race.
 const FIRST_LEG: usize = 32;
@@ -253,20 +253,39 @@ impl<O: Objective> Search<'_, O> {
 
     /// Keeps `layout` if the evidence allows.
     pub(crate) fn accept(&mut self, layout: &Layout) -> Result<Verdict, SearchError<O::Error>> {
+        let refitted = self.refit(layout)?;
         if !self.holds(layout)? {
-            return self.decide(layout, Verdict::BelowFloor, None);
+            return self.decide(layout, Verdict::BelowFloor, None, refitted);
         }
         let Acceptance::Bound { confidence, retries, .. } = self.settings.acceptance else {
-            return self.decide(layout, Verdict::Kept, None);
+            return self.decide(layout, Verdict::Kept, None, refitted);
         };
         let found = self.confirmation(layout, (1.0 - confidence) / (retries + 1) as f64)?;
         let verdict = if found.lower >= found.minimum { Verdict::Kept } else { Verdict::Unconfirmed };
-        self.decide(layout, verdict, Some(found))
+        self.decide(layout, verdict, Some(found), refitted)
+    }
+
+    /// Has the students of `layout` made anew, if they may be, and keeps them if they are better on the examples that choose.
+    fn refit(&mut self, layout: &Layout) -> Result<Option<Refitted>, SearchError<O::Error>> {
+        let before = self.summary(layout)?;
+        let Some(seconds) = self.objective.refit(layout).map_err(SearchError::Objective)? else { return Ok(None) };
+        self.known.remove(layout);
+        let examples = self.seen.remove(layout);
+        let after = self.summary(layout)?;
+        // Neither a score, which is too coarse, nor the divergence from a parent that may have seen these examples.
+        let refitted = Refitted { before: before.loss(), after: after.loss(), seconds };
+        if !refitted.kept() {
+            self.objective.unfit(layout);
+            self.known.insert(layout.clone(), before);
+            self.seen.remove(layout);
+            self.seen.extend(examples.map(|examples| (layout.clone(), examples)));
+        }
+        Ok(Some(refitted))
     }
 
     /// Goes on from `layout`, which is above the floor on the examples that choose, without a claim that it holds.
     pub(crate) fn go_on_from(&mut self, layout: &Layout) -> Result<(), SearchError<O::Error>> {
-        self.decide(layout, Verdict::GoneOn, None).map(drop)
+        self.decide(layout, Verdict::GoneOn, None, None).map(drop)
     }
 
     /// Whether `layout` is a result already; the parent always is.
@@ -301,14 +320,20 @@ impl<O: Objective> Search<'_, O> {
         })
     }
 
-    fn decide(&mut self, layout: &Layout, verdict: Verdict, confirmation: Option<Confirmation>) -> Result<Verdict, SearchError<O::Error>> {
+    fn decide(
+        &mut self,
+        layout: &Layout,
+        verdict: Verdict,
+        confirmation: Option<Confirmation>,
+        refitted: Option<Refitted>,
+    ) -> Result<Verdict, SearchError<O::Error>> {
         let score = self.summary(layout)?.score();
         let best = verdict == Verdict::Kept && score >= self.best;
         if best {
             self.best = score;
         }
         let (round, from, minimum) = (self.round, self.current.clone(), self.trace.minimum);
-        let decision = Decision { round, from, layout: layout.clone(), score, minimum, verdict, best, confirmation };
+        let decision = Decision { round, from, layout: layout.clone(), score, minimum, verdict, best, confirmation, refitted };
         (self.observe)(Observation::Decided(&decision));
         self.trace.decisions.push(decision);
         if matches!(verdict, Verdict::Kept | Verdict::GoneOn) {
@@ -316,9 +341,10 @@ impl<O: Objective> Search<'_, O> {
             self.current = layout.clone();
             let changed = self.objective.committed(layout).map_err(SearchError::Objective)?;
             if changed {
-                self.known.clear();
+                self.known.retain(|known, _| known == layout);
+                self.seen.retain(|seen, _| seen == layout);
             }
-            if changed || self.seen.values().map(Vec::len).sum::<usize>() > REMEMBERED {
+            if self.seen.values().map(Vec::len).sum::<usize>() > REMEMBERED {
                 self.seen.clear();
             }
         }

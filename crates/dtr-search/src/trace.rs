@@ -42,6 +42,24 @@ pub struct Confirmation {
     pub error: f64,
 }
 
+/// What making a layout's students anew did before it was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Refitted {
+    /// Mean cross-entropy in nats on the examples that choose with the students of before.
+    pub before: f64,
+    /// With the new ones.
+    pub after: f64,
+    /// Time it took to make them.
+    pub seconds: f64,
+}
+
+impl Refitted {
+    /// Whether the new students are those that were judged.
+    pub fn kept(&self) -> bool {
+        self.after < self.before
+    }
+}
+
 /// What became of a layout that was proposed, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -75,6 +93,8 @@ pub struct Decision {
     pub best: bool,
     /// What other examples say of it, where they were asked.
     pub confirmation: Option<Confirmation>,
+    /// What new students did for it, where they were made.
+    pub refitted: Option<Refitted>,
 }
 
 /// A whole search.
@@ -110,9 +130,10 @@ impl Trace {
         self.evaluations.iter().map(|step| step.full_evaluation_equivalents).sum()
     }
 
-    /// Time of all evaluations.
+    /// Time of all evaluations, and of making students anew.
     pub fn seconds(&self) -> f64 {
-        self.evaluations.iter().map(|step| step.seconds).sum()
+        let refits = self.decisions.iter().filter_map(|decision| decision.refitted).map(|refitted| refitted.seconds);
+        self.evaluations.iter().map(|step| step.seconds).chain(refits).sum()
     }
 
     /// Number of layouts scored, on however many examples.

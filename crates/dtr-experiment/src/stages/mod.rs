@@ -6,6 +6,7 @@ mod efficiency;
 mod evaluate;
 mod export;
 mod fits;
+mod generations;
 mod objective;
 mod plan;
 mod prepare;

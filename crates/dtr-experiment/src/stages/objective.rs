@@ -1,7 +1,6 @@
 //! What the search asks of a task: layouts scored on its examples, and measured where a budget says so. Every answer is kept in
 //! the run directory and found again.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use dtr_models::Decoder;
 use dtr_search::{Evaluation, Example, Layout, Objective, Operator, Racing};
 use serde::{Deserialize, Serialize};
 
+use super::generations::Generations;
 use super::prepare::{Bank, Parent, task_key};
 use crate::error::Error;
 use crate::run_dir::RunDir;
@@ -24,7 +24,7 @@ pub(super) const CACHE_BYTES: usize = 1 << 30;
 /// Students of one search: those it began with, and those refitted since.
 pub(super) type Banks<B> = Vec<Bank<B>>;
 
-/// Makes new students for the hybrid the search stands at; `None` if there is nothing to refit.
+/// Makes new students for a hybrid from its bank; they are of the generation of this number.
 pub(super) type Refit<'a, B> = &'a mut dyn FnMut(&Layout, &Bank<B>, usize) -> Result<Bank<B>, Error>;
 
 /// Scores layouts on one split of a task.
@@ -38,14 +38,10 @@ pub(super) struct TaskObjective<'a, B: Backend> {
     key: String,
     scorer: Scorer<B>,
     examples: usize,
-    /// Examples that choose, the first ones.
-    choosing: usize,
-    /// Students by generation; the last one is asked about.
+    /// Students by generation.
     pub banks: Banks<B>,
-    /// Generation in which a layout was committed.
-    pub generations: HashMap<Layout, usize>,
+    pub generations: Generations,
     base: Layout,
-    commits: usize,
     refit: Option<Refit<'a, B>>,
     /// What putting the examples in order took, until it is booked.
     preparation: Option<Arrangement>,
@@ -127,11 +123,9 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
             task: name,
             split,
             examples: count,
-            choosing,
             banks: vec![bank.clone()],
-            generations: HashMap::from([(base.clone(), 0)]),
+            generations: Generations::default(),
             base,
-            commits: 0,
             refit: None,
             preparation,
         })
@@ -141,10 +135,6 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
     pub fn with_refit(mut self, refit: Refit<'a, B>) -> Self {
         self.refit = Some(refit);
         self
-    }
-
-    fn generation(&self) -> usize {
-        self.banks.len() - 1
     }
 
     /// Scores a layout with the students of a generation.
@@ -204,7 +194,7 @@ impl<'a, B: MixerBackend> TaskObjective<'a, B> {
         else {
             return 0.0;
         };
-        let model = self.parent.hybrid(layout, &self.banks[self.generation()]).1;
+        let model = self.parent.hybrid(layout, &self.banks[self.generations.of(layout)]).1;
         let settings = self.experiment.efficiency();
         let sample = || measure(&model, *context, settings.decode_tokens, self.parent.config.vocabulary, self.device);
         let samples: Vec<_> = (0..settings.repetitions).map(|_| sample()).collect();
@@ -247,9 +237,9 @@ fn order_unit(task: &str) -> String {
     format!("search/{task}/order.json")
 }
 
-/// Where it is stored whether a refit was kept.
-pub(super) fn refit_unit(task: &str, commits: usize) -> String {
-    format!("search/{task}/refit/{commits}.json")
+/// Where it is stored how long a refit took.
+pub(super) fn refit_unit(task: &str, generation: usize) -> String {
+    format!("search/{task}/refit/{generation}.json")
 }
 
 /// Where the measured cost of a layout is stored.
@@ -274,7 +264,7 @@ impl<B: MixerBackend> Objective for TaskObjective<'_, B> {
     }
 
     fn evaluate(&mut self, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Error> {
-        self.evaluate_in(self.generation(), layout, examples)
+        self.evaluate_in(self.generations.of(layout), layout, examples)
     }
 
     fn cost(&mut self, layout: &Layout) -> Result<f64, Error> {
@@ -288,34 +278,34 @@ impl<B: MixerBackend> Objective for TaskObjective<'_, B> {
         Ok(cost)
     }
 
+    fn refit(&mut self, layout: &Layout) -> Result<Option<f64>, Error> {
+        if !self.generations.due(self.experiment, layout) {
+            return Ok(None);
+        }
+        let Some(refit) = self.refit.take() else { return Ok(None) };
+        let (made, before) = (self.generations.next(), self.generations.of(layout));
+        let began = Instant::now();
+        let bank = refit(layout, &self.banks[before], made);
+        self.refit = Some(refit);
+        self.banks.push(bank?);
+        let (place, key) = (refit_unit(self.task, made), key(&(&self.key, &self.banks[made].identity)));
+        // Students that an earlier start has made took the time they took there.
+        let seconds = self.directory.load_unit(&place, &key)?.unwrap_or_else(|| began.elapsed().as_secs_f64());
+        self.directory.save_unit(&place, &key, &seconds)?;
+        self.generations.refitted(layout);
+        Ok(Some(seconds))
+    }
+
+    fn unfit(&mut self, layout: &Layout) {
+        self.generations.unfit(layout);
+        // Its weights are of no use any more; its number is not given again.
+        let bank = self.banks[self.generations.of(layout)].clone();
+        self.banks.pop();
+        self.banks.push(bank);
+    }
+
     fn committed(&mut self, layout: &Layout) -> Result<bool, Error> {
         self.base = layout.clone();
-        self.generations.insert(layout.clone(), self.generation());
-        self.commits += 1;
-        let every = self.experiment.search().refit.as_ref().map(|refit| refit.every);
-        let due = every.is_some_and(|every| self.commits.is_multiple_of(every)) && layout.replaced() < layout.layers();
-        if !due || layout.replaced() == 0 {
-            return Ok(false);
-        }
-        let Some(refit) = self.refit.take() else { return Ok(false) };
-        let made = refit(layout, &self.banks[self.generation()], self.commits);
-        self.refit = Some(refit);
-        let before = self.loss(self.generation(), layout)?;
-        self.banks.push(made?);
-        let after = self.loss(self.generation(), layout)?;
-        let better = after < before;
-        if !better {
-            self.banks.pop();
-        }
-        self.directory.save_unit(&refit_unit(self.task, self.commits), &self.key, &better)?;
-        Ok(better)
-    }
-}
-
-impl<B: MixerBackend> TaskObjective<'_, B> {
-    /// Mean loss on the examples that choose.
-    fn loss(&mut self, generation: usize, layout: &Layout) -> Result<f64, Error> {
-        let found = self.evaluate_in(generation, layout, 0..self.choosing)?;
-        Ok(found.examples.iter().collect::<dtr_search::Summary>().loss())
+        Ok(self.generations.committed(layout))
     }
 }

@@ -1,4 +1,4 @@
-//! Students made anew on a hybrid's own inputs, while its search goes on or when it is done.
+//! Students made anew on a hybrid's own inputs, before it is judged or when its search is done.
 
 use std::collections::BTreeMap;
 
@@ -51,11 +51,11 @@ impl<B: TrainBackend> Workshop<'_, B> {
         &self,
         layout: &Layout,
         bank: &Bank<B::InnerBackend>,
-        commits: usize,
+        generation: usize,
         device: &B::Device,
     ) -> Result<Bank<B::InnerBackend>, Error> {
         let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
-        let place = format!("students/refit/{}/{commits}", self.task);
+        let place = format!("students/refit/{}/{generation}", self.task);
         let files = StudentBank::new(self.directory.path().join(&place));
         let identity = key(&(&bank.identity, layout, settings, self.experiment.seed(), self.task));
         let stands = layout.operators();
@@ -70,8 +70,8 @@ impl<B: TrainBackend> Workshop<'_, B> {
         }
         if missing {
             let students = match settings.towards {
-                Towards::Outputs => self.apart(layout, bank, &wanted, commits, device)?,
-                Towards::Answers => self.together(layout, bank, &wanted, commits, device)?,
+                Towards::Outputs => self.apart(layout, bank, &wanted, generation, device)?,
+                Towards::Answers => self.together(layout, bank, &wanted, generation, device)?,
             };
             for ((layer, operator), mixer) in students {
                 files.save(layer, &bank.mixers[&(layer, operator)].0, &mixer)?;
@@ -93,7 +93,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         layout: &Layout,
         bank: &Bank<B::InnerBackend>,
         wanted: &[(usize, Operator)],
-        commits: usize,
+        generation: usize,
         device: &B::Device,
     ) -> Result<Vec<((usize, Operator), Mixer<B::InnerBackend>)>, Error> {
         let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
@@ -108,7 +108,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         let students = wanted.iter().map(|&(layer, operator)| (layer, operators[&operator], bank.mixers[&(layer, operator)].1.clone()));
         let distill = self.experiment.distill();
         let pieces = self.pieces.min(distill.rows);
-        let draw = |what: &str, n: usize| piece(n, pieces, |n| self.draw(settings.answer_weight, &format!("refit/{commits}/{what}/{n}")));
+        let draw = |what: &str, n: usize| piece(n, pieces, |n| self.draw(settings.answer_weight, &format!("refit/{generation}/{what}/{n}")));
         let calibration = (0..BATCHES * pieces).map(|n| draw("calibration", n)).collect::<Result<_, EvalError>>()?;
         let rows = Rows { calibration, held_out: Vec::new(), training: &mut |n| Ok(draw("step", n)?) };
         let training = Settings {
@@ -135,7 +135,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         layout: &Layout,
         bank: &Bank<B::InnerBackend>,
         wanted: &[(usize, Operator)],
-        commits: usize,
+        generation: usize,
         device: &B::Device,
     ) -> Result<Vec<((usize, Operator), Mixer<B::InnerBackend>)>, Error> {
         let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
@@ -149,7 +149,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
             &self.parent.model,
             &self.parent.hybrid(layout, bank).1,
             &recovery,
-            &mut |step| Ok(self.draw(settings.answer_weight, &format!("refit/{commits}/step/{step}"))?),
+            &mut |step| Ok(self.draw(settings.answer_weight, &format!("refit/{generation}/step/{step}"))?),
             device,
             &mut |_, _| (),
         )?;

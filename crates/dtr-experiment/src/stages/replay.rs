@@ -9,6 +9,7 @@ use dtr_search::{Evaluation, Layout, Objective, Observation, Operator, Settings,
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::generations::Generations;
 use super::objective::{asked_count, cost_unit, refit_unit, unit};
 use super::search::{prior, settings};
 use crate::error::Error;
@@ -21,8 +22,7 @@ pub(super) struct Recorded<'a> {
     root: &'a Path,
     task: &'a str,
     examples: usize,
-    generation: usize,
-    commits: usize,
+    generations: Generations,
     /// What the evaluations of each generation depend on.
     keys: HashMap<usize, String>,
 }
@@ -44,7 +44,7 @@ impl<'a> Recorded<'a> {
         let Some(layers) = layers else { return Err(Error::NoSearch { directory: root.into() }) };
         let settings = settings(experiment, prior(students, layers));
         let examples = asked_count(experiment, task);
-        Ok((Self { experiment, root, task, examples, generation: 0, commits: 0, keys: HashMap::new() }, settings))
+        Ok((Self { experiment, root, task, examples, generations: Generations::default(), keys: HashMap::new() }, settings))
     }
 
     /// A stored unit; all of one generation depend on the same.
@@ -72,8 +72,9 @@ impl Objective for Recorded<'_> {
     }
 
     fn evaluate(&mut self, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Error> {
-        let place = unit(self.task, Split::Validation, &self.generation.to_string(), layout, &examples);
-        let found: Evaluation = self.read(&place, Some(self.generation))?;
+        let generation = self.generations.of(layout);
+        let place = unit(self.task, Split::Validation, &generation.to_string(), layout, &examples);
+        let found: Evaluation = self.read(&place, Some(generation))?;
         if found.examples.len() == examples.len() {
             Ok(found)
         } else {
@@ -85,16 +86,21 @@ impl Objective for Recorded<'_> {
         self.read(&cost_unit(self.task, layout), None)
     }
 
-    fn committed(&mut self, layout: &Layout) -> Result<bool, Error> {
-        self.commits += 1;
-        let every = self.experiment.search().refit.as_ref().map(|refit| refit.every);
-        let due = every.is_some_and(|every| self.commits.is_multiple_of(every));
-        if !due || layout.replaced() == 0 || layout.replaced() == layout.layers() {
-            return Ok(false);
+    fn refit(&mut self, layout: &Layout) -> Result<Option<f64>, Error> {
+        if !self.generations.due(self.experiment, layout) {
+            return Ok(None);
         }
-        let better: bool = self.read(&refit_unit(self.task, self.commits), None)?;
-        self.generation += usize::from(better);
-        Ok(better)
+        let seconds = self.read(&refit_unit(self.task, self.generations.next()), None)?;
+        self.generations.refitted(layout);
+        Ok(Some(seconds))
+    }
+
+    fn unfit(&mut self, layout: &Layout) {
+        self.generations.unfit(layout);
+    }
+
+    fn committed(&mut self, layout: &Layout) -> Result<bool, Error> {
+        Ok(self.generations.committed(layout))
     }
 }
 

@@ -95,7 +95,7 @@ impl Run<'_> {
             progress: self.progress,
             pieces: self.pieces,
         };
-        let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, commits| workshop.refit(layout, bank, commits, device);
+        let mut refit = |layout: &Layout, bank: &Bank<B::InnerBackend>, made| workshop.refit(layout, bank, made, device);
         let mut objective =
             TaskObjective::new(here, (parent, bank), (name, task), Split::Validation, parts, device)?.with_refit(&mut refit);
         let (log, mut emitted) = (&mut self.log, Ok(()));
@@ -119,7 +119,7 @@ impl Run<'_> {
         bar.finish();
         log.emit(searched(name, task.metric().name(), &settings, &trace))?;
 
-        let generation = |layout: &Layout| (layout.clone(), objective.generations.get(layout).copied().unwrap_or(0));
+        let generation = |layout: &Layout| (layout.clone(), objective.generations.of(layout));
         let (m_best, m_opt) = (generation(trace.m_best()), generation(trace.m_opt()));
         let others = self.baselines(&settings.prior, m_opt.0.replaced());
         let mut layouts = vec![generation(&trace.parent), m_best.clone(), m_opt.clone()];
@@ -279,6 +279,7 @@ fn event(task: &str, observation: &Observation<'_>) -> Event {
             verdict: decision.verdict,
             best: decision.best,
             confirmation: decision.confirmation,
+            refitted: decision.refitted,
         },
     }
 }

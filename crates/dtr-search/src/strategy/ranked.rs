@@ -7,6 +7,7 @@ use crate::layout::{Layout, Operator};
 use crate::objective::{Objective, Signal};
 use crate::search::Search;
 use crate::settings::SearchError;
+use crate::trace::Verdict;
 
 /// What layers are ranked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,12 +43,15 @@ pub(super) fn run<O: Objective>(search: &mut Search<'_, O>, ranking: Ranking) ->
     swaps.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut layout = parent;
     for (_, layer, operator) in swaps {
+        if search.done()? || !search.may_look() {
+            break;
+        }
         layout = layout.with(layer, operator);
-        if !search.holds(&layout)? || search.is_goal(&layout)? {
+        if search.accept(&layout)? == Verdict::BelowFloor {
             break;
         }
     }
-    search.climb()
+    Ok(())
 }
 
 /// How well one layer can go, the layer, and the operator to put there.

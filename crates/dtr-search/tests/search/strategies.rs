@@ -1,7 +1,13 @@
 //! What strategies, racing, joint swaps and goals find, beside what is known of made-up tasks.
 
-use crate::support::{Table, World, constant, number, operator, scrambled, search, settings};
-use dtr_search::{Acceptance, Confirm, Goal, Layout, Operator, Racing, Ranking, Settings, Signal, Strategy, Trace, Verdict};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::ops::Range;
+
+use crate::support::{Table, World, constant, operator, scrambled, search, settings};
+use dtr_search::{
+    Acceptance, Confirm, Evaluation, Example, Goal, Layout, Objective, Operator, Racing, Ranking, Settings, Signal, Strategy, Trace, Verdict,
+};
 use proptest::prelude::*;
 
 const ALL: [Strategy; 11] = [
@@ -169,28 +175,108 @@ fn statistical_racing_finds_the_winner_as_often_as_it_says() {
     assert!(work < 0.75 * plain_work, "{work} of {plain_work}");
 }
 
+/// Examples that a layout gets wrong from a difficulty on; that of each is looked up.
+struct Difficulties {
+    of: Vec<f32>,
+    /// What each operator loses in each layer, by its letter.
+    lost: Vec<[f32; 128]>,
+}
+
+impl Objective for Difficulties {
+    type Error = Infallible;
+
+    fn examples(&self) -> usize {
+        self.of.len()
+    }
+
+    fn evaluate(&mut self, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Infallible> {
+        let lost: f32 = layout.operators().iter().zip(&self.lost).map(|(operator, lost)| lost[operator.letter() as usize]).sum();
+        let work = examples.len() as f64 / self.of.len() as f64;
+        let example = |difficulty: &f32| Example { score: f32::from(u8::from(*difficulty >= lost)), loss: lost, divergence: 0.0 };
+        let examples = self.of[examples].iter().map(example).collect();
+        Ok(Evaluation { examples, full_evaluation_equivalents: work, seconds: 0.0 })
+    }
+
+    fn cost(&mut self, layout: &Layout) -> Result<f64, Infallible> {
+        Ok((layout.layers() - layout.replaced()) as f64)
+    }
+}
+
 #[test]
 fn sixty_four_layers_three_operators_and_ten_thousand_examples() {
+    const EXAMPLES: usize = 10_000;
     // Scores of their own for every layer and operator, so that greedy replaces half of the layers.
-    let single: Vec<f64> = (0..64 * 27).map(|i| scrambled(&[9, i])).collect();
-    let lost = |layout: &Layout| -> f64 {
-        let of = |(layer, operator): (usize, &Operator)| match operator.letter() {
-            'S' => 0.0,
-            letter => 0.01 * single[layer * 27 + usize::from(letter as u8 - b'A')],
-        };
-        layout.operators().iter().enumerate().map(of).sum()
-    };
-    let mut last = (Layout::parent(64), 0.0);
-    let example = |layout: &Layout, index: usize| {
-        if last.0 != *layout {
-            last = (layout.clone(), lost(layout));
-        }
-        let right = ((index * 7919) % 10_000) as f64 / 10_000.0 >= last.1;
-        dtr_search::Example { score: f32::from(u8::from(right)), loss: last.1 as f32, divergence: 0.0 }
-    };
+    let mut lost = vec![[0.0; 128]; 64];
+    for (layer, lost) in lost.iter_mut().enumerate() {
+        "GWH".chars().for_each(|letter| lost[letter as usize] = 0.01 * scrambled(&[layer as u64, u64::from(letter)]) as f32);
+    }
+    let of = (0..EXAMPLES).map(|index| (index * 7919 % EXAMPLES) as f32 / EXAMPLES as f32).collect();
     let settings = Settings { racing: Racing::Exact, ..settings(64, "GWH", 0.9) };
-    let trace = search(&mut Table { examples: 10_000, example }, &settings).expect("a search");
+    let trace = dtr_search::search(&mut Difficulties { of, lost }, &settings, &mut |_| {}).expect("a search");
     assert!(trace.m_opt().replaced() > 20);
-    assert_eq!(number(&trace.parent), number(&Layout::parent(64)));
-    assert_ne!(operator('G'), operator('W'));
+}
+
+/// Every replaced layer loses a tenth; what is refitted loses `after` in all.
+struct Refits {
+    after: f32,
+    refitted: HashSet<Layout>,
+    taken_back: Vec<Layout>,
+}
+
+impl Objective for Refits {
+    type Error = Infallible;
+
+    fn examples(&self) -> usize {
+        10
+    }
+
+    fn evaluate(&mut self, layout: &Layout, examples: Range<usize>) -> Result<Evaluation, Infallible> {
+        let lost = if self.refitted.contains(layout) { self.after } else { 0.1 * layout.replaced() as f32 };
+        let example = Example { score: 1.0 - lost, loss: lost, divergence: lost };
+        Ok(Evaluation { examples: vec![example; examples.len()], full_evaluation_equivalents: 0.0, seconds: 0.5 })
+    }
+
+    fn cost(&mut self, _: &Layout) -> Result<f64, Infallible> {
+        Ok(0.0)
+    }
+
+    fn refit(&mut self, layout: &Layout) -> Result<Option<f64>, Infallible> {
+        self.refitted.insert(layout.clone());
+        Ok(Some(1.0))
+    }
+
+    fn unfit(&mut self, layout: &Layout) {
+        self.refitted.remove(layout);
+        self.taken_back.push(layout.clone());
+    }
+}
+
+#[test]
+fn what_is_proposed_is_judged_with_its_new_students_where_they_are_better() {
+    for (strategy, racing) in [(Strategy::Greedy, Racing::Off), (Strategy::Greedy, Racing::Exact), (Strategy::Ranked(Ranking::SwapLoss), Racing::Off)] {
+        let settings = Settings { strategy, racing, ..settings(4, "G", 0.75) };
+        let search = |after: f32| {
+            let mut objective = Refits { after, refitted: HashSet::new(), taken_back: Vec::new() };
+            let trace = dtr_search::search(&mut objective, &settings, &mut |_| {}).expect("a search");
+            (trace, objective.taken_back)
+        };
+        // Three layers lose 0.3 as they are, more than the floor allows, and 0.05 refitted.
+        let (trace, taken_back) = search(0.05);
+        assert_eq!(trace.m_opt().replaced(), 4);
+        assert!(taken_back.is_empty());
+        for (place, decision) in trace.decisions.iter().enumerate() {
+            let refitted = decision.refitted.expect("a refit");
+            let before = 0.1 * (place + 1) as f64;
+            assert!(refitted.kept() && (refitted.before - before).abs() < 1e-6 && (refitted.after - 0.05).abs() < 1e-6);
+            assert!((decision.score - 0.95).abs() < 1e-6, "what was judged is what was refitted");
+        }
+        let evaluated: f64 = trace.evaluations.iter().map(|step| step.seconds).sum();
+        assert!((trace.seconds() - evaluated - 4.0).abs() < 1e-9, "refits take time");
+        // New students that are worse are taken back, and change nothing.
+        let (trace, taken_back) = search(0.5);
+        assert_eq!(trace.m_opt().replaced(), 2);
+        assert_eq!(taken_back.len(), trace.decisions.len());
+        assert!(trace.decisions.iter().all(|decision| !decision.refitted.expect("a refit").kept()));
+        assert!((trace.decisions[1].score - 0.8).abs() < 1e-6);
+    }
 }
