@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 pub use self::{
     device::{Compute, Device, Precision, UnknownDevice},
     raw::{
-        Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustDocs, RustText, Search, SnippetOrigin, Towards, Trained,
+        Corpus, Distill, Efficiency, Goal, Limit, Operator, Phonebook, Recovery, Refit, RustDocs, RustText, Search, SnippetOrigin, Towards,
+        Trained,
     },
 };
 use self::{

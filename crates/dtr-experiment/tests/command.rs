@@ -345,6 +345,7 @@ fn training_examples_may_choose_and_the_hard_ones_come_first() {
     let more = [
         "search.racing=\"exact\"",
         "search.acceptance={ bound = { confirm = { training = 96 }, confidence = 0.6, retries = 0 } }",
+        "search.refit={ every = 1, tokens = 640, learning-rate = 1e-3, towards = \"answers\", answer-weight = 4.0 }",
         "search.random-layouts=1",
         "tasks.phonebook.validation=80",
     ];
@@ -363,7 +364,7 @@ fn training_examples_may_choose_and_the_hard_ones_come_first() {
         examples.iter().map(|found| (found["score"].as_f64().expect("a score"), -found["loss"].as_f64().expect("a loss"))).collect();
     assert!(lost.len() == 96 && lost.is_sorted_by(|a, b| a.0 < b.0 || (a.0 - b.0).abs() < 1e-9 && a.1 <= b.1 + 1e-4), "{lost:?}");
     let told = String::from_utf8(succeeds(&mut dtr(&["trace", directory])).stdout).expect("text");
-    assert!(told.contains("on 80 other examples"), "{told}");
+    assert!(told.contains("on 80 other examples") && told.contains("students made anew: loss "), "{told}");
 }
 
 #[test]
@@ -395,7 +396,7 @@ fn every_room_of_the_search_works_and_its_trace_explains_it() {
     assert!(report["efficiency"].as_array().expect("a list").iter().all(|row| row["context"].as_u64() < Some(100)));
     let directory = run.to_str().expect("text");
     let told = String::from_utf8(succeeds(&mut dtr(&["trace", directory])).stdout).expect("text");
-    for part in ["phonebook: floating", "kept, score", "lower bound", "stayed full", "full evaluations"] {
+    for part in ["phonebook: floating", "kept, score", "lower bound", "stayed full", "students made anew: loss ", "full evaluations"] {
         assert!(told.contains(part), "{part:?} is missing in {told}");
     }
     // Nothing is left to do: the second start finds every unit, refits and recovery among them.

@@ -135,7 +135,8 @@ impl<B: TrainBackend> Making<'_, B> {
             weight_decay: distill.weight_decay as f32,
             patience: distill.patience,
         };
-        let draw = |what: &str, n: usize| piece(n, pieces, |n| batch(self.experiment, self.texts, &Drawn::of(distill), &format!("{what}/{n}")));
+        let draw =
+            |what: &str, n: usize| piece(n, pieces, |n| batch(self.experiment, self.texts, &Drawn::of(distill), &format!("{what}/{n}")));
         let several = |what: &str, count: usize| (0..count * pieces).map(|n| draw(what, n)).collect::<Result<Vec<_>, _>>();
         let calibration = (distill.calibration_tokens / (distill.rows * distill.length)).max(1);
         let rows = Rows {

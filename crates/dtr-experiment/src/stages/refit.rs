@@ -33,6 +33,9 @@ pub(super) struct Workshop<'a, B: TrainBackend> {
 /// Batches from which output projections are fitted before students learn further.
 const BATCHES: usize = 4;
 
+/// Students by the layer and operator they stand for.
+type Students<B> = Vec<((usize, Operator), Mixer<B>)>;
+
 impl<B: TrainBackend> Workshop<'_, B> {
     fn steps(&self, tokens: usize) -> usize {
         let distill = self.experiment.distill();
@@ -95,7 +98,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         wanted: &[(usize, Operator)],
         generation: usize,
         device: &B::Device,
-    ) -> Result<Vec<((usize, Operator), Mixer<B::InnerBackend>)>, Error> {
+    ) -> Result<Students<B::InnerBackend>, Error> {
         let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
         let mut operators: BTreeMap<Operator, usize> = BTreeMap::new();
         let mut configs = Vec::new();
@@ -108,7 +111,8 @@ impl<B: TrainBackend> Workshop<'_, B> {
         let students = wanted.iter().map(|&(layer, operator)| (layer, operators[&operator], bank.mixers[&(layer, operator)].1.clone()));
         let distill = self.experiment.distill();
         let pieces = self.pieces.min(distill.rows);
-        let draw = |what: &str, n: usize| piece(n, pieces, |n| self.draw(settings.answer_weight, &format!("refit/{generation}/{what}/{n}")));
+        let draw =
+            |what: &str, n: usize| piece(n, pieces, |n| self.draw(settings.answer_weight, &format!("refit/{generation}/{what}/{n}")));
         let calibration = (0..BATCHES * pieces).map(|n| draw("calibration", n)).collect::<Result<_, EvalError>>()?;
         let rows = Rows { calibration, held_out: Vec::new(), training: &mut |n| Ok(draw("step", n)?) };
         let training = Settings {
@@ -137,7 +141,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         wanted: &[(usize, Operator)],
         generation: usize,
         device: &B::Device,
-    ) -> Result<Vec<((usize, Operator), Mixer<B::InnerBackend>)>, Error> {
+    ) -> Result<Students<B::InnerBackend>, Error> {
         let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
         let recovery = Recovery {
             steps: self.steps(settings.tokens),

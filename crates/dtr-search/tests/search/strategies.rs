@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ops::Range;
 
-use crate::support::{Table, World, constant, operator, scrambled, search, settings};
+use crate::support::{Table, World, constant, scrambled, search, settings};
 use dtr_search::{
-    Acceptance, Confirm, Evaluation, Example, Goal, Layout, Objective, Operator, Racing, Ranking, Settings, Signal, Strategy, Trace, Verdict,
+    Acceptance, Confirm, Evaluation, Example, Goal, Layout, Objective, Operator, Racing, Ranking, Settings, Signal, Strategy, Trace,
+    Verdict,
 };
 use proptest::prelude::*;
 
@@ -253,7 +254,9 @@ impl Objective for Refits {
 
 #[test]
 fn what_is_proposed_is_judged_with_its_new_students_where_they_are_better() {
-    for (strategy, racing) in [(Strategy::Greedy, Racing::Off), (Strategy::Greedy, Racing::Exact), (Strategy::Ranked(Ranking::SwapLoss), Racing::Off)] {
+    for (strategy, racing) in
+        [(Strategy::Greedy, Racing::Off), (Strategy::Greedy, Racing::Exact), (Strategy::Ranked(Ranking::SwapLoss), Racing::Off)]
+    {
         let settings = Settings { strategy, racing, ..settings(4, "G", 0.75) };
         let search = |after: f32| {
             let mut objective = Refits { after, refitted: HashSet::new(), taken_back: Vec::new() };
