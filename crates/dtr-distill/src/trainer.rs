@@ -1,7 +1,7 @@
 //! The training loop: one pass of the parent a batch, every student learns from it on its own.
 //!
-//! While the pass goes on, over the layers of one batch after the other, those it has shown are learnt on other threads; it waits for them, so
-//! that the states and gradients of only as many layers are in memory as there are threads, however deep the model.
+//! While the pass goes on, over the layers of one batch after the other, those it has shown are learnt on other threads; it is ahead of them by a
+//! few layers only, so that what is in memory depends on the number of threads, however deep the model.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, mpsc};
@@ -11,6 +11,7 @@ use burn::module::AutodiffModule;
 use burn::prelude::*;
 use dtr_attention::TrainBackend;
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig};
+use rayon::ThreadPoolBuilder;
 
 use crate::batch::{Batch, Row};
 use crate::cache::StateCache;
@@ -25,6 +26,9 @@ use crate::snapshot::{Clock, Snapshots};
 
 /// Steps between two reports of the losses.
 const REPORT: usize = 10;
+
+/// Lessons a thread that may wait for one: a backward pass waits for those of other threads to end, and this one's core works meanwhile.
+const AHEAD: usize = 2;
 
 /// Which students are trained, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -274,7 +278,6 @@ fn learn<B: TrainBackend>(
     while clock.step < settings.steps && !pupils.iter().all(|pupil| pupil.standing.done) {
         let end = (clock.step + REPORT - clock.step % REPORT).min(settings.steps);
         steps(&mut pupils, source, settings, (&mut clock, end), rows.training, &devices[0], progress)?;
-        pupils.iter_mut().for_each(Pupil::fit_output);
         clock.seconds = before + began.elapsed().as_secs_f64();
         if let Some(complaint) = source.cache.and_then(StateCache::complaint) {
             progress(Progress::Warning(complaint));
@@ -319,13 +322,16 @@ struct Lesson<B: Backend> {
     pupil: usize,
     seen: Seen<B>,
     rate: Option<f64>,
+    /// The last one before a report.
+    last: bool,
 }
 
-/// All steps before `end`, on as many threads as there are cores beside this one, which passes on what each layer sees; on this one alone where
-/// the backend is not to be used by several.
+/// All steps before `end` and the fits behind them, on as many threads as there are cores beside this one, which passes on what each layer sees; on
+/// this one alone where the backend is not to be used by several.
 ///
 /// The threads are not those of the kernels' pool: a backward pass holds a lock while its kernels run, and a pool thread that
-/// waits for a kernel may take up another student's backward pass and wait for that lock in turn.
+/// waits for a kernel may take up another student's backward pass and wait for that lock in turn. With a pool of its own, of this one
+/// thread, there is none to take up.
 fn steps<B: TrainBackend>(
     pupils: &mut [Pupil<B>],
     source: &Source<'_, B::InnerBackend>,
@@ -341,16 +347,21 @@ fn steps<B: TrainBackend>(
     let teach = |pupil: &mut Pupil<B>, lesson: Lesson<B::InnerBackend>| {
         let teacher = &source.teacher.layers[pupil.layer].mixer;
         pupil.learn(lesson.seen, teacher, settings.loss, settings.accumulate, lesson.rate);
+        if lesson.last {
+            pupil.fit_output();
+        }
     };
-    // No room in between: the pass goes on when a thread is free.
-    let (send, receive) = mpsc::sync_channel::<Lesson<B::InnerBackend>>(0);
+    let threads = if B::THREADED { rayon::current_num_threads() } else { 0 };
+    // Of as many students as cores each has work enough for one: handing kernels to a pool and waiting for it would only cost time.
+    let alone = || if pupils.len() < threads { None } else { ThreadPoolBuilder::new().num_threads(1).build().ok() };
+    let (send, receive) = mpsc::sync_channel::<Lesson<B::InnerBackend>>(AHEAD * threads);
     let receive = Arc::new(Mutex::new(receive));
     std::thread::scope(|scope| {
         let send = send;
         let (pupils, teach) = (&pupils, &teach);
-        for _ in 0..if B::THREADED { rayon::current_num_threads() } else { 0 } {
+        for _ in 0..threads {
             let receive = receive.clone();
-            scope.spawn(move || {
+            let lessons = move || {
                 loop {
                     let (lesson, mut pupil) = {
                         let receive = receive.lock().expect("no thread panics while it takes a lesson");
@@ -361,6 +372,11 @@ fn steps<B: TrainBackend>(
                     };
                     teach(&mut pupil, lesson);
                 }
+            };
+            let pool = alone();
+            scope.spawn(move || match pool {
+                Some(pool) => pool.install(lessons),
+                None => lessons(),
             });
         }
         // Held by the threads alone: when they are gone, sending fails and does not wait for ever.
@@ -371,9 +387,10 @@ fn steps<B: TrainBackend>(
                 let rows = training(step * settings.accumulate + part).map_err(DistillError::Rows)?;
                 clock.tokens += rows.iter().map(|row| row.tokens.len()).sum::<usize>();
                 let rate = (part + 1 == settings.accumulate).then_some(rate);
+                let last = rate.is_some() && step + 1 == end;
                 source.observe(&Batch::new(&rows, device), |layer, seen| {
                     for &pupil in &of_layer[layer] {
-                        let lesson = Lesson { pupil, seen: seen.clone(), rate };
+                        let lesson = Lesson { pupil, seen: seen.clone(), rate, last };
                         if B::THREADED {
                             // It fails only if all threads have panicked, and then the scope panics, too.
                             let _ = send.send(lesson);
