@@ -249,6 +249,15 @@ fn a_plan_is_checked_without_work() {
     for part in ["quickstart", "qwen3, 8 layers", "students", "at most 37 layouts", "memory"] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
+    assert!(!text.contains("made anew"), "{text}");
+    // Two refits of 100 steps at eight layers, and a recovery of 50; a step has 640 tokens.
+    let more = [
+        "search.refit={ every = 3, tokens = 64_000, learning-rate = 1e-3, towards = \"outputs\", answer-weight = 1.0 }",
+        "search.recovery={ tokens = 32_100, learning-rate = 1e-3, answer-weight = 1.0, task-weight = 0.0, trained = \"mixers\", norms-and-embeddings = false }",
+    ];
+    let output = succeeds(&mut dtr(&["check", "configs/quickstart.toml", "--set", more[0], "--set", more[1]]));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.matches("students made anew on at most 160000 of its tokens").count() == 2, "{text}");
 }
 
 /// The published configurations of two parents, and how many weights their files have.

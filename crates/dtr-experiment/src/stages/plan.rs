@@ -54,6 +54,8 @@ pub struct Plan {
     pub tokens: usize,
     /// Layouts scored by one task's search, at most.
     pub evaluations: usize,
+    /// Tokens that one task's search trains on, at most: where every layer is replaced.
+    pub retrained: usize,
     /// Bytes of memory, about.
     pub memory: Memory,
     /// Time, about.
@@ -91,7 +93,7 @@ impl Memory {
 pub struct Seconds {
     /// Distillation.
     pub distill: f64,
-    /// Searches of all tasks, at most: where every layout is scored on every example.
+    /// Searches of all tasks, at most: where every layer is replaced and every layout scored on every example.
     pub search: f64,
     /// Measurement of speed.
     pub efficiency: f64,
@@ -128,6 +130,7 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
         student_parameters: shapes.students,
         tokens: shapes.tokens,
         evaluations: shapes.evaluations,
+        retrained: shapes.refits + shapes.recovery,
         memory: shapes.memory(experiment, &questions),
         seconds: shapes.seconds(experiment, &questions, products_per_second, rate::<B>(1, &config, device)),
         products_per_second,
@@ -174,12 +177,19 @@ struct Shapes {
     students: usize,
     tokens: usize,
     evaluations: usize,
+    /// Tokens of all refits of one search.
+    refits: usize,
+    /// Tokens of a recovery.
+    recovery: usize,
 }
 
 impl Shapes {
     fn of<B: Backend>(experiment: &Experiment, config: &DecoderConfig, device: &B::Device) -> Self {
         let (attention, distill, layers) = (&config.attention, experiment.distill(), config.layers());
         let student = |operator: &MixerConfig| checkpoint::parameters::<B, _>(&operator.init::<B>(attention, device));
+        let search = experiment.search();
+        let batch = distill.rows * distill.length;
+        let whole = |tokens: usize| super::refit::steps(experiment, tokens) * batch;
         Self {
             layers,
             hidden: attention.hidden,
@@ -189,8 +199,10 @@ impl Shapes {
             parameters: checkpoint::parameters::<B, _>(&dtr_models::Decoder::<B>::new(config, device)),
             embeddings: config.vocabulary * attention.hidden * if config.head == Head::Own { 2 } else { 1 },
             students: operators(experiment).iter().map(|operator| layers * student(operator)).sum(),
-            tokens: super::distill::steps(experiment) * distill.accumulate * distill.rows * distill.length,
-            evaluations: experiment.search().strategy.layouts(layers, experiment.operators().len()),
+            tokens: super::distill::steps(experiment) * distill.accumulate * batch,
+            refits: search.refit.as_ref().map_or(0, |refit| layers / refit.every * whole(refit.tokens)),
+            recovery: search.recovery.as_ref().map_or(0, |recovery| whole(recovery.tokens)),
+            evaluations: search.strategy.layouts(layers, experiment.operators().len()),
         }
     }
 
@@ -227,6 +239,10 @@ impl Shapes {
         let tested = 5 + experiment.search().random_layouts;
         let scored = |asked: &Asked| (self.evaluations * asked.validation) as f64 / 2.0 + (tested * asked.test) as f64;
         let searched: f64 = questions.iter().map(scored).sum::<f64>() * self.pass(length / 2.0);
+        // A pass of the parent, one of the hybrid, and backwards through the students or through all of it.
+        let refitted = self.refits as f64 * (2.0 * self.pass(length / 2.0) + 3.0 * self.students as f64);
+        let recovered = self.recovery as f64 * 4.0 * self.pass(length / 2.0);
+        let searched = searched + questions.len() as f64 * (refitted + recovered);
         let settings = experiment.efficiency();
         let models = (2 + experiment.operators().len()) as f64;
         let measured = |&context: &usize| {

@@ -36,12 +36,13 @@ const BATCHES: usize = 4;
 /// Students by the layer and operator they stand for.
 type Students<B> = Vec<((usize, Operator), Mixer<B>)>;
 
-impl<B: TrainBackend> Workshop<'_, B> {
-    fn steps(&self, tokens: usize) -> usize {
-        let distill = self.experiment.distill();
-        (tokens / (distill.rows * distill.length)).max(1)
-    }
+/// Steps that so many tokens of a refit or a recovery make.
+pub(super) fn steps(experiment: &Experiment, tokens: usize) -> usize {
+    let distill = experiment.distill();
+    (tokens / (distill.rows * distill.length)).max(1)
+}
 
+impl<B: TrainBackend> Workshop<'_, B> {
     /// Rows of the task's own: the hybrid is made for it.
     fn draw(&self, answer_weight: f64, purpose: &str) -> Result<Vec<Row>, EvalError> {
         let mixture = BTreeMap::from([(self.task.to_owned(), 1.0)]);
@@ -118,7 +119,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         let training = Settings {
             operators: configs,
             loss: if distill.loss == Loss::AttentionWeights { Loss::NormalisedMse } else { distill.loss },
-            steps: self.steps(settings.tokens),
+            steps: steps(self.experiment, settings.tokens),
             accumulate: pieces,
             optimiser: distill.optimiser,
             learning_rate: settings.learning_rate,
@@ -144,7 +145,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
     ) -> Result<Students<B::InnerBackend>, Error> {
         let settings = self.experiment.search().refit.as_ref().expect("asked for only where it is set");
         let recovery = Recovery {
-            steps: self.steps(settings.tokens),
+            steps: steps(self.experiment, settings.tokens),
             learning_rate: settings.learning_rate,
             task_weight: 0.0,
             trained: recover::Trained::Mixers,
@@ -170,7 +171,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         if self.directory.load_unit::<usize>(&unit, &key)?.is_some() {
             return Ok(checkpoint::load_in::<B::InnerBackend>(&directory, self.experiment.compute().dtype.into(), device)?.1);
         }
-        let steps = self.steps(settings.tokens);
+        let steps = steps(self.experiment, settings.tokens);
         let recovery = Recovery {
             steps,
             learning_rate: settings.learning_rate,

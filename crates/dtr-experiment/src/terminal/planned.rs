@@ -26,6 +26,9 @@ pub fn plan(experiment: &Experiment, plan: &Plan) -> String {
     for name in &experiment.search().tasks {
         let task = &experiment.tasks()[name];
         line("search", format!("{name}: at most {} layouts on {} examples, tested on {}", plan.evaluations, task.validation, task.test));
+        if plan.retrained > 0 {
+            line("", format!("students made anew on at most {} of its tokens", plan.retrained));
+        }
     }
     line("memory", format!("about {}", size(memory.most())));
     line("", format!("parent {}, students {}; besides", size(memory.weights), size(memory.students)));
