@@ -408,6 +408,8 @@ fn every_room_of_the_search_works_and_its_trace_explains_it() {
     for part in ["phonebook: floating", "kept, score", "lower bound", "stayed full", "students made anew: loss ", "full evaluations"] {
         assert!(told.contains(part), "{part:?} is missing in {told}");
     }
+    let page = std::fs::read_to_string(run.join("report.html")).expect("a page");
+    assert!(page.contains("have the students of the distillation"), "baselines are not said to have other students");
     // Nothing is left to do: the second start finds every unit, refits and recovery among them.
     let before = findings(&run);
     succeeds(&mut small_run(runs.path(), &more));

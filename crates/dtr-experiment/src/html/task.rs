@@ -34,6 +34,7 @@ pub fn context(name: &str, task: &Task, report: &Report, events: &[Event]) -> Va
         stayed => trace.filter(|_| ended).map_or_else(Vec::new, stayed),
         chart => trace.map(|trace| Value::from_safe_string(score_chart(name, task, trace, events))),
         rows => if task.tested() { table(task) } else { vec![] },
+        refitted => trace.is_some_and(|trace| trace.decisions.iter().any(|decision| decision.refitted.is_some())),
         examples => context! { validation => task.examples.validation, test => task.examples.test },
         strategy => task.search.strategy.clone(),
         evaluations => task.search.evaluations,
