@@ -104,6 +104,7 @@ fn searched(events: &mut Vec<Event>, task: &str, layers: usize, rounds: usize, e
             verdict: if kept { Verdict::Kept } else { Verdict::BelowFloor },
             best: round == 1,
             confirmation: None,
+            refitted: None,
         });
         if !kept {
             break;
