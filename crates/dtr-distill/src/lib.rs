@@ -17,6 +17,7 @@ pub mod initialise;
 pub mod ridge;
 
 mod adamw;
+mod lessons;
 mod pupil;
 pub mod recover;
 pub mod snapshot;

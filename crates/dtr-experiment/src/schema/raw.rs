@@ -177,6 +177,13 @@ pub struct Distill {
     pub mixture: BTreeMap<String, f64>,
 }
 
+impl Distill {
+    /// Tokens of a batch.
+    pub fn batch(&self) -> usize {
+        self.rows * self.length
+    }
+}
+
 /// Text of one's own to distil on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -47,7 +47,7 @@ struct Record {
 /// Whole optimiser steps in the tokens asked for.
 pub(super) fn steps(experiment: &Experiment) -> usize {
     let distill = experiment.distill();
-    distill.tokens / (distill.rows * distill.length * distill.accumulate)
+    distill.tokens / (distill.batch() * distill.accumulate)
 }
 
 /// What students are made from and where they are kept.
@@ -138,7 +138,7 @@ impl<B: TrainBackend> Making<'_, B> {
         let draw =
             |what: &str, n: usize| piece(n, pieces, |n| batch(self.experiment, self.texts, &Drawn::of(distill), &format!("{what}/{n}")));
         let several = |what: &str, count: usize| (0..count * pieces).map(|n| draw(what, n)).collect::<Result<Vec<_>, _>>();
-        let calibration = (distill.calibration_tokens / (distill.rows * distill.length)).max(1);
+        let calibration = (distill.calibration_tokens / distill.batch()).max(1);
         let rows = Rows {
             calibration: several("calibration", calibration)?,
             held_out: several("held-out", HELD_OUT)?,
@@ -155,7 +155,7 @@ impl<B: TrainBackend> Making<'_, B> {
         let device = |index| B::Device::from_id(DeviceId { index_id: first.index_id + index, ..first });
         let mut devices = vec![self.device.clone()];
         devices.extend((1..distill.devices.unwrap_or(1)).map(|index| device(index as u16)));
-        let total = settings.steps * distill.accumulate * distill.rows * distill.length;
+        let total = settings.steps * distill.accumulate * distill.batch();
         let bar = self.progress.stage("distilling", total as u64, "tokens");
         let mut emitted = Ok(());
         let outcome = dtr_distill::train::<B>(

@@ -16,7 +16,7 @@ use super::objective::{asked, asked_count};
 use super::prepare::{letter, operators, require_parent, texts};
 use crate::error::Error;
 use crate::hub::{self, Wanted};
-use crate::schema::Experiment;
+use crate::schema::{Experiment, Towards};
 
 /// Bytes of a number in memory.
 const FLOAT: usize = 4;
@@ -120,7 +120,7 @@ pub fn plan<B: MixerBackend>(experiment: &Experiment, device: &B::Device) -> Res
         settings.check(asked_count(experiment, name)).map_err(|error| Error::of_search(name, error))?;
     }
     let shapes = Shapes::of::<B>(experiment, &config, device);
-    let products_per_second = rate::<B>((experiment.distill().rows * experiment.distill().length).min(MEASURED_ROWS), &config, device);
+    let products_per_second = rate::<B>(experiment.distill().batch().min(MEASURED_ROWS), &config, device);
     Ok(Plan {
         parent: format!("{}, {layers} layers", config.model_type),
         parameters: shapes.parameters,
@@ -188,8 +188,7 @@ impl Shapes {
         let (attention, distill, layers) = (&config.attention, experiment.distill(), config.layers());
         let student = |operator: &MixerConfig| checkpoint::parameters::<B, _>(&operator.init::<B>(attention, device));
         let search = experiment.search();
-        let batch = distill.rows * distill.length;
-        let whole = |tokens: usize| super::refit::steps(experiment, tokens) * batch;
+        let whole = |tokens: usize| super::refit::steps(experiment, tokens) * distill.batch();
         Self {
             layers,
             hidden: attention.hidden,
@@ -199,7 +198,7 @@ impl Shapes {
             parameters: checkpoint::parameters::<B, _>(&dtr_models::Decoder::<B>::new(config, device)),
             embeddings: config.vocabulary * attention.hidden * if config.head == Head::Own { 2 } else { 1 },
             students: operators(experiment).iter().map(|operator| layers * student(operator)).sum(),
-            tokens: super::distill::steps(experiment) * distill.accumulate * batch,
+            tokens: super::distill::steps(experiment) * distill.accumulate * distill.batch(),
             refits: search.refit.as_ref().map_or(0, |refit| layers / refit.every * whole(refit.tokens)),
             recovery: search.recovery.as_ref().map_or(0, |recovery| whole(recovery.tokens)),
             evaluations: search.strategy.layouts(layers, experiment.operators().len()),
@@ -211,7 +210,7 @@ impl Shapes {
         let pass = FLOAT * (HELD_BY_BLOCK * self.hidden + 3 * self.intermediate);
         // Of one token, in a model with linear mixers and in one that keeps keys and values.
         let (linear, full) = (pass + FLOAT * HELD_BY_LINEAR * self.heads, pass + FLOAT * self.layers * self.key_values);
-        let batch = distill.rows * distill.length;
+        let batch = distill.batch();
         let longest = experiment.efficiency().contexts.iter().copied().max().unwrap_or(0);
         let most = questions.iter().map(|asked| asked.validation.max(asked.test)).max().unwrap_or(0);
         Memory {
@@ -239,10 +238,13 @@ impl Shapes {
         let tested = 5 + experiment.search().random_layouts;
         let scored = |asked: &Asked| (self.evaluations * asked.validation) as f64 / 2.0 + (tested * asked.test) as f64;
         let searched: f64 = questions.iter().map(scored).sum::<f64>() * self.pass(length / 2.0);
-        // A pass of the parent, one of the hybrid, and backwards through the students or through all of it.
-        let refitted = self.refits as f64 * (2.0 * self.pass(length / 2.0) + 3.0 * self.students as f64);
-        let recovered = self.recovery as f64 * 4.0 * self.pass(length / 2.0);
-        let searched = searched + questions.len() as f64 * (refitted + recovered);
+        // A pass of the parent, one of the hybrid, and backwards: through each student alone or through the whole hybrid.
+        let together = 4.0 * self.pass(length / 2.0);
+        let refit = match experiment.search().refit.as_ref().map(|refit| refit.towards) {
+            Some(Towards::Outputs) => 2.0 * self.pass(length / 2.0) + 3.0 * self.students as f64,
+            Some(Towards::Answers) | None => together,
+        };
+        let retrained = questions.len() as f64 * (self.refits as f64 * refit + self.recovery as f64 * together);
         let settings = experiment.efficiency();
         let models = (2 + experiment.operators().len()) as f64;
         let measured = |&context: &usize| {
@@ -252,7 +254,7 @@ impl Shapes {
         let measured: f64 = settings.contexts.iter().map(measured).sum();
         Seconds {
             distill: BESIDE_PRODUCTS * trained / rate,
-            search: BESIDE_PRODUCTS * searched / rate,
+            search: BESIDE_PRODUCTS * (searched + retrained) / rate,
             efficiency: BESIDE_PRODUCTS * models * settings.repetitions as f64 * measured,
         }
     }

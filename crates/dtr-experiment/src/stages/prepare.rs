@@ -118,7 +118,7 @@ pub(super) fn texts(experiment: &Experiment, reader: &Reader, config: &DecoderCo
     for task in experiment.distill().mixture.keys().filter_map(|name| tasks.get(name)) {
         task.document(1, &mut random::stream("plan"))?;
     }
-    let batch = experiment.distill().rows * experiment.distill().length;
+    let batch = experiment.distill().batch();
     let mut corpora = BTreeMap::new();
     for (name, corpus) in experiment.corpora() {
         let files = Files::open(&corpus.files, corpus.format.clone(), &corpus.separator, reader.tokenizer(), config.vocabulary)?;

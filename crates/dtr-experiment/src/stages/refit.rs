@@ -38,8 +38,7 @@ type Students<B> = Vec<((usize, Operator), Mixer<B>)>;
 
 /// Steps that so many tokens of a refit or a recovery make.
 pub(super) fn steps(experiment: &Experiment, tokens: usize) -> usize {
-    let distill = experiment.distill();
-    (tokens / (distill.rows * distill.length)).max(1)
+    (tokens / experiment.distill().batch()).max(1)
 }
 
 impl<B: TrainBackend> Workshop<'_, B> {
@@ -182,8 +181,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
                 schema::Trained::Lora(rank) => recover::Trained::LowRank(rank),
             },
         };
-        let distill = self.experiment.distill();
-        let bar = self.progress.stage(&format!("recovering {}", self.task), (steps * distill.rows * distill.length) as u64, "tokens");
+        let bar = self.progress.stage(&format!("recovering {}", self.task), (steps * self.experiment.distill().batch()) as u64, "tokens");
         let model = recover::recover::<B>(
             &self.parent.model,
             &hybrid,
