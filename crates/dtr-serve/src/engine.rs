@@ -128,6 +128,9 @@ fn run<B: MixerBackend>(model: &Decoder<B>, device: &B::Device, jobs: &mpsc::Rec
 
 fn tell(progress: Progress<Client>) {
     let Progress { key: Client(listener), prompt, cached, token, score, finish } = progress;
+    let (choice, events) = (listener.choice, listener.events.clone());
+    // After a last event the place is free before it is known: whoever has all of its answer may ask again at once.
+    drop(listener);
     // Nobody may listen any more: then the sequence leaves before the next step.
-    let _ = listener.events.send(Event { choice: listener.choice, prompt, cached, token, score, finish });
+    let _ = events.send(Event { choice, prompt, cached, token, score, finish });
 }
