@@ -12,11 +12,13 @@ import argparse, json, pathlib, subprocess
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COPY = dict(projections="copy", decay="constant", write="constant", gate="neutral", shrink=1.0, scale=False, ridge="off", **{"feature-map-steps": 0})
 GATED, HEDGEHOG, MAMBA = "{ gated-delta = { convolution = 4 } }", "{ hedgehog = {} }", "{ mamba2 = { state = 64, convolution = 4 } }"
-CHOSEN = dict(COPY, decay="distance", gate="magnitude", shrink=0.2, ridge="throughout")
+CHOSEN = dict(COPY, decay="distance", write="received", gate="magnitude", shrink=0.2, ridge="throughout")
+BEFORE = {"rows": 4, "schedule": '"cosine"', "weight-decay": 0.0}
 ROWS = {
     "gated-delta, random": (GATED, dict(COPY, projections="random"), {}),
     "gated-delta, copied": (GATED, COPY, {}),
     "gated-delta, copied, decay by distance": (GATED, dict(COPY, decay="distance"), {}),
+    "gated-delta, copied, write by weight received": (GATED, dict(COPY, write="received"), {}),
     "gated-delta, copied, write by entropy": (GATED, dict(COPY, write="entropy"), {}),
     "gated-delta, copied, heads scaled": (GATED, dict(COPY, scale=True), {}),
     "gated-delta, copied, gate by magnitude": (GATED, dict(COPY, gate="magnitude"), {}),
@@ -25,18 +27,25 @@ ROWS = {
     "gated-delta, copied, ridge before and after": (GATED, dict(COPY, ridge="both"), {}),
     "gated-delta, copied, ridge throughout": (GATED, dict(COPY, ridge="throughout"), {}),
     "gated-delta, chosen": (GATED, CHOSEN, {}),
+    "gated-delta, copied, settings of before": (GATED, COPY, BEFORE),
+    "gated-delta, chosen, settings of before": (GATED, CHOSEN, BEFORE),
+    "gated-delta, chosen but the decay": (GATED, dict(CHOSEN, decay="constant"), {}),
+    "gated-delta, chosen but the writes": (GATED, dict(CHOSEN, write="constant"), {}),
     "gated-delta, chosen but the gate": (GATED, dict(CHOSEN, gate="neutral"), {}),
     "gated-delta, chosen but the shrinking": (GATED, dict(CHOSEN, shrink=1.0), {}),
     "gated-delta, chosen but ridge before and after": (GATED, dict(CHOSEN, ridge="both"), {}),
-    "gated-delta, chosen, by muon at 2e-2": (GATED, CHOSEN, {"optimiser": '"muon"', "learning-rate": 2e-2}),
+    "gated-delta, chosen but the ridge": (GATED, dict(CHOSEN, ridge="off"), {}),
+    "gated-delta, chosen, by muon": (GATED, CHOSEN, {"optimiser": '"muon"'}),
+    "gated-delta, chosen, no weight decay": (GATED, CHOSEN, {"weight-decay": 0.0}),
+    "gated-delta, chosen, along a cosine": (GATED, CHOSEN, {"schedule": '"cosine"'}),
     "gated-delta, chosen, answers weigh 4": (GATED, CHOSEN, {"answer-weight": 4.0}),
     "gated-delta, chosen, cosine": (GATED, CHOSEN, {"loss": '"cosine"'}),
-    "gated-delta, chosen, 16 rows at 5e-3": (GATED, CHOSEN, {"rows": 16, "learning-rate": 5e-3}),
+    "gated-delta, chosen, 4 rows": (GATED, CHOSEN, {"rows": 4}),
     "gated-delta turned by position, chosen": (GATED.replace("4 }", "4, rotary = true }"), CHOSEN, {}),
     "mamba2, random": (MAMBA, dict(COPY, projections="random"), {}),
     "mamba2, copied": (MAMBA, COPY, {}),
     "mamba2, chosen": (MAMBA, CHOSEN, {}),
-    "mamba2, chosen, by muon at 2e-2": (MAMBA, CHOSEN, {"optimiser": '"muon"', "learning-rate": 2e-2}),
+    "mamba2, chosen, by muon": (MAMBA, CHOSEN, {"optimiser": '"muon"'}),
     "mamba2 with a state of 32, chosen": (MAMBA.replace("64", "32"), CHOSEN, {}),
     "hedgehog, copied": (HEDGEHOG, COPY, {}),
     "hedgehog, copied, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout"), {}),
@@ -65,12 +74,13 @@ def main():
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/distillation")
     parser.add_argument("--tokens", type=int, nargs="+", default=[25_600, 102_400, 256_000, 1_024_000])
     parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--exact", help="the row of this name alone")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print("| start | " + " | ".join(f"{tokens:,} tokens" for tokens in arguments.tokens) + " | all layers replaced |")
     print("|---" * (len(arguments.tokens) + 2) + "|")
     for name, (operator, start, more) in ROWS.items():
-        if arguments.only in name:
+        if arguments.only in name and arguments.exact in (None, name):
             found = [distil(arguments, operator, start, more, tokens) for tokens in arguments.tokens]
             means = [sum(each["normalised_mse"]) / len(each["normalised_mse"]) for each in found]
             scores = ", ".join(f"{task} {100 * replaced / parent:.0f} %" for task, (parent, replaced) in found[-1]["scores"].items())

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::error::DistillError;
-use crate::observe::{Attention, Seen, attention, observe};
-use crate::ridge::Moments;
+use crate::observe::{Attention, Seen, attention, observe, received};
+use crate::ridge::{Moments, NEAR, PENALTY};
 
 /// `silu(NEUTRAL) = 1`: an output gate at this value lets everything pass as it is.
 const NEUTRAL: f64 = 1.278_464_5;
@@ -29,6 +29,9 @@ const SHORTEST: f32 = 0.5;
 
 /// Write strengths of heads that look at one token, and of heads that look at all alike.
 const STRENGTHS: (f32, f32) = (0.7, 0.3);
+
+/// Least and largest weight that a token is taken to get.
+const RECEIVED: (f32, f32) = (0.05, 0.9);
 
 /// Scales that a head may get.
 const SCALES: (f64, f64) = (0.1, 10.0);
@@ -41,7 +44,7 @@ pub struct Initialise {
     pub projections: Start,
     /// Half-life of the decay: from the mean distance of the parent's attention, or one token.
     pub decay: Decay,
-    /// Write strength: from the entropy of the parent's attention, or a half.
+    /// Write strength: from the weight that each token gets in the parent's attention, from the entropy of that, or a half.
     pub write: Write,
     /// Output gate: as large as the parent's heads are at each token, or 1.
     pub gate: Gate,
@@ -93,6 +96,9 @@ pub enum Decay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Write {
+    /// By ridge regression on the layer's input, the largest weight that the token gets from any that looks at it: what nobody will look at
+    /// need not be written over what somebody will.
+    Received,
     /// Between 0.7 and 0.3, the lower the higher the head's attention entropy.
     Entropy,
     /// At a half.
@@ -122,8 +128,8 @@ pub enum Ridge {
     After,
     /// Before and after.
     Both,
-    /// Before, every few steps of training on the rows of these steps, and after: the other weights learn behind a projection that is always
-    /// the best for them (variable projection, Golub and Pereyra 1973).
+    /// Before, every few steps of training on the rows of these steps, after it, and in no other way: the other weights learn behind a
+    /// projection that is always the best for them (variable projection, Golub and Pereyra 1973).
     Throughout,
 }
 
@@ -144,6 +150,8 @@ pub struct Calibration<B: Backend> {
     pub attention: Attention,
     /// `[hidden, H]`: `silu(x gate)` is about the root mean square of each of its heads.
     pub gate: Tensor<B, 2>,
+    /// `[hidden, H]`: `sigmoid(x write)` is about the largest weight that the token gets in each head.
+    pub write: Tensor<B, 2>,
     /// `[hidden, 1]` with `x constant ≈ 1` for the layer's inputs `x`: stands in for biases that the student's form lacks.
     pub constant: Tensor<B, 2>,
 }
@@ -161,6 +169,7 @@ pub fn calibrate<B: MixerBackend>(
     let mut attentions: Vec<Attention> = Vec::new();
     let mut constants = vec![Moments::new(hidden, 1); parent.layers.len()];
     let mut gates: Vec<_> = (0..parent.layers.len()).map(|layer| Moments::new(hidden, heads(parent, layer))).collect();
+    let mut writes = gates.clone();
     for (n, batch) in batches.iter().enumerate() {
         observe(parent, parent, batch, |layer, seen| {
             let [batch, time, _] = seen.input.dims();
@@ -170,17 +179,20 @@ pub fn calibrate<B: MixerBackend>(
             let sizes = features.reshape([batch, time, heads, width / heads]).square().mean_dim(3).sqrt().into_data().convert::<f32>();
             let open: Vec<f32> = sizes.iter::<f32>().map(silu_inverse).collect();
             let open = Tensor::from_data(TensorData::new(open, [batch, time, heads]), device);
-            gates[layer].add(seen.input.clone(), open, seen.weights);
-            // The weights are T x T: one batch is enough for a mean.
+            gates[layer].add(seen.input.clone(), open, seen.weights.clone());
+            let mixer = &parent.layers[layer].mixer;
+            let received = received(mixer, seen.input.clone(), &seen.context).clamp(RECEIVED.0, RECEIVED.1);
+            let strength = (received.clone() / received.neg().add_scalar(1.0)).log();
+            writes[layer].add(seen.input.clone(), strength, seen.weights);
+            // One batch is enough for a mean.
             if n == 0 {
-                attentions.push(attention(&parent.layers[layer].mixer, seen.input, &seen.context));
+                attentions.push(attention(mixer, seen.input, &seen.context));
             }
         });
     }
-    let found = attentions.into_iter().zip(constants.iter().zip(&gates)).enumerate();
-    let found = found.map(|(layer, (attention, (constant, gate)))| {
-        let solved = |moments: &Moments| moments.solve(device).ok_or(DistillError::Singular { layer });
-        Ok(Calibration { attention, constant: solved(constant)?, gate: solved(gate)? })
+    let found = attentions.into_iter().enumerate().map(|(layer, attention)| {
+        let solved = |moments: &[Moments]| moments[layer].solve(device).ok_or(DistillError::Singular { layer });
+        Ok(Calibration { attention, constant: solved(&constants)?, gate: solved(&gates)?, write: solved(&writes)? })
     });
     found.collect()
 }
@@ -229,11 +241,15 @@ pub fn students<B: MixerBackend>(
                 let bias: Vec<f32> = found.attention.distance.iter().map(bias).collect();
                 mixer.dt_bias = Param::from_tensor(Tensor::from_floats(bias.as_slice(), &device));
             }
-            if initialise.write == Write::Entropy {
-                let strength = |&entropy: &f32| STRENGTHS.0 + (STRENGTHS.1 - STRENGTHS.0) * entropy.clamp(0.0, 1.0);
-                let logits: Vec<f32> = found.attention.entropy.iter().map(strength).map(|beta| (beta / (1.0 - beta)).ln()).collect();
-                let logits = Tensor::<B, 1>::from_floats(logits.as_slice(), &device).unsqueeze_dim(0);
-                mixer.in_proj_b.weight = Param::from_tensor(found.constant.clone().matmul(logits));
+            match initialise.write {
+                Write::Constant => {}
+                Write::Received => mixer.in_proj_b.weight = Param::from_tensor(found.write.clone()),
+                Write::Entropy => {
+                    let strength = |&entropy: &f32| STRENGTHS.0 + (STRENGTHS.1 - STRENGTHS.0) * entropy.clamp(0.0, 1.0);
+                    let logits: Vec<f32> = found.attention.entropy.iter().map(strength).map(|beta| (beta / (1.0 - beta)).ln()).collect();
+                    let logits = Tensor::<B, 1>::from_floats(logits.as_slice(), &device).unsqueeze_dim(0);
+                    mixer.in_proj_b.weight = Param::from_tensor(found.constant.clone().matmul(logits));
+                }
             }
             if initialise.gate == Gate::Magnitude {
                 mixer.in_proj_z.weight = Param::from_tensor(magnitudes(found, shape));
@@ -430,8 +446,9 @@ pub fn fit_outputs<B: MixerBackend>(
     }
     for (moments, (layer, student)) in moments.iter().zip(students) {
         let Some(moments) = moments else { continue };
+        let penalty = if matches!(student, Mixer::LinearMap(_)) { PENALTY } else { NEAR };
         let output = student.output_mut();
-        let weight = moments.refined(output.weight.val()).ok_or(DistillError::Singular { layer: *layer })?;
+        let weight = moments.refined(output.weight.val(), penalty).ok_or(DistillError::Singular { layer: *layer })?;
         output.weight = Param::from_tensor(weight);
     }
     Ok(())

@@ -15,7 +15,6 @@ use crate::cache::StateCache;
 use crate::error::DistillError;
 use crate::observe::{Seen, observe};
 use crate::pupil::Pupil;
-use crate::schedule::warmup_cosine;
 use crate::snapshot::Clock;
 use crate::trainer::{Draw, Progress, Settings};
 
@@ -103,7 +102,7 @@ pub(crate) fn steps<B: TrainBackend>(
         // Held by the threads alone: when they are gone, sending fails and does not wait for ever.
         drop(receive);
         for step in clock.step..end {
-            let rate = warmup_cosine(step, settings.steps, settings.learning_rate, settings.warmup);
+            let rate = settings.schedule.rate(step, settings.steps, settings.learning_rate, settings.warmup);
             for part in 0..settings.accumulate {
                 let rows = training(step * settings.accumulate + part).map_err(DistillError::Rows)?;
                 clock.tokens += rows.iter().map(|row| row.tokens.len()).sum::<usize>();

@@ -22,16 +22,18 @@ pub enum Loss {
 /// # Shapes
 /// Both `[B, T, N]`, weights `[B, T]` -> `[1]`.
 pub fn normalised_mse<B: Backend>(output: Tensor<B, 3>, target: Tensor<B, 3>, weights: Option<Tensor<B, 2>>) -> Tensor<B, 1> {
-    let (output, target) = (single(output), single(target));
-    let (error, power) = ((output - target.clone()).square(), target.square());
-    let (error, power) = match weights {
-        None => (error.mean(), power.mean()),
-        Some(weights) => {
-            let weights = weights.unsqueeze_dim::<3>(2);
-            ((error * weights.clone()).mean(), (power * weights).mean())
-        }
-    };
+    let [error, power] = error_and_power(output, target, weights);
     error / power.add_scalar(f32::MIN_POSITIVE)
+}
+
+/// The two sums of [`normalised_mse`], for one over several batches.
+pub fn error_and_power<B: Backend>(output: Tensor<B, 3>, target: Tensor<B, 3>, weights: Option<Tensor<B, 2>>) -> [Tensor<B, 1>; 2] {
+    let (output, target) = (single(output), single(target));
+    let squares = [(output - target.clone()).square(), target.square()];
+    squares.map(|squares| match &weights {
+        None => squares.sum(),
+        Some(weights) => (squares * weights.clone().unsqueeze_dim::<3>(2)).sum(),
+    })
 }
 
 /// `1 - cos(o, ô)`, token by token: the direction alone, so that loud tokens count no more than others.

@@ -45,6 +45,20 @@ pub struct Attention {
     pub entropy: Vec<f32>,
 }
 
+/// The largest weight that each token gets from any that looks at it, by head, `[B, T, H]`. Padding looks at nothing.
+///
+/// # Panics
+/// If the mixer is not the parent's own attention.
+pub fn received<B: MixerBackend>(mixer: &Mixer<B>, input: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 3> {
+    let Mixer::Softmax(attention) = mixer else { panic!("only the parent's own attention has weights to measure") };
+    let weights = precision::single(attention.weights(input, context));
+    let weights = match &context.tokens {
+        Some(tokens) => weights * tokens.clone().unsqueeze_dims::<4>(&[1, 3]),
+        None => weights,
+    };
+    weights.max_dim(2).squeeze_dim::<3>(2).swap_dims(1, 2)
+}
+
 /// Measures the heads of one layer. Padding counts for nothing.
 ///
 /// # Panics

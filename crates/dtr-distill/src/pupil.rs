@@ -13,7 +13,7 @@ use crate::initialise::unbiased;
 use crate::loss::{Loss, attention_weights, cosine, normalised_mse};
 use crate::observe::Seen;
 use crate::optimiser::Optimisers;
-use crate::ridge::Moments;
+use crate::ridge::{Moments, NEAR};
 use crate::thaw::thaw;
 
 /// A loss this many times the usual one is no step to learn from.
@@ -141,7 +141,8 @@ impl<B: TrainBackend> Pupil<B> {
         let Some(moments) = &mut self.moments else { return };
         let output = self.mixer.output_mut();
         let [input, width] = output.weight.dims();
-        if let Some(weight) = std::mem::replace(moments, Moments::new(input, width)).refined(output.weight.val().inner()) {
+        let moments = std::mem::replace(moments, Moments::new(input, width));
+        if let Some(weight) = moments.refined(output.weight.val().inner(), NEAR) {
             output.weight = output.weight.clone().map(|_| Tensor::from_inner(weight).require_grad());
         }
     }
@@ -205,14 +206,16 @@ impl<B: TrainBackend> Pupil<B> {
         if objective == Loss::Cosine { cosine(output, target, weights) } else { normalised_mse(output, target, weights) }
     }
 
-    /// Gradients of what is to be trained: attention weights teach the feature map alone.
+    /// Gradients of what is to be trained: attention weights teach the feature map alone, and what is fitted is not trained.
     fn wanted(&self, mut gradients: B::Gradients, objective: Loss) -> GradientsParams {
-        match (objective, &self.mixer) {
-            (Loss::AttentionWeights, Mixer::Hedgehog(own)) => {
-                GradientsParams::from_params(&mut gradients, &self.mixer, &[own.q_map.id, own.k_map.id])
-            }
-            _ => GradientsParams::from_module(&mut gradients, &self.mixer),
+        if let (Loss::AttentionWeights, Mixer::Hedgehog(own)) = (objective, &self.mixer) {
+            return GradientsParams::from_params(&mut gradients, &self.mixer, &[own.q_map.id, own.k_map.id]);
         }
+        let mut found = GradientsParams::from_module(&mut gradients, &self.mixer);
+        if self.moments.is_some() {
+            found.remove::<B::InnerBackend, 2>(self.mixer.output().weight.id);
+        }
+        found
     }
 }
 

@@ -15,7 +15,7 @@ use dtr_models::{Decoder, Mixer};
 use crate::adamw::AdamW;
 use crate::batch::{Batch, Row};
 use crate::error::DistillError;
-use crate::schedule::warmup_cosine;
+use crate::schedule::Schedule;
 use crate::thaw::thaw;
 use crate::trainer::Draw;
 
@@ -73,7 +73,7 @@ pub fn recover<B: TrainBackend>(
     for step in 0..settings.steps {
         let rows = training(step).map_err(DistillError::Rows)?;
         tokens += rows.iter().map(|row| row.tokens.len()).sum::<usize>();
-        let rate = warmup_cosine(step, settings.steps, settings.learning_rate, WARMUP);
+        let rate = Schedule::Cosine.rate(step, settings.steps, settings.learning_rate, WARMUP);
         let loss = loss(parent, &updates.applied(model.clone()), &rows, settings.task_weight, device);
         let value = loss.clone().inner().into_scalar().elem::<f32>();
         if !value.is_finite() {

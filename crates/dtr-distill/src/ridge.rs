@@ -4,8 +4,11 @@ use burn::prelude::*;
 use dtr_attention::precision::single;
 use nalgebra::DMatrix;
 
-/// Strength of the penalty, relative to the mean of the diagonal of `X^T X`.
-const PENALTY: f64 = 1e-3;
+/// Strength of the penalty, relative to the mean of the diagonal of `X^T X`, of weights found from nothing.
+pub(crate) const PENALTY: f64 = 1e-3;
+
+/// The same of weights that are near the right ones: in directions of which the rows tell little they stay as they are.
+pub(crate) const NEAR: f64 = 0.3;
 
 /// Running sums `X^T X` and `X^T Y` over rows of inputs and targets; memory does not depend on how many rows were added.
 #[derive(Debug, Clone)]
@@ -36,13 +39,13 @@ impl Moments {
     /// `W [input, output]` that minimises `|X W - Y|^2 + penalty |W|^2`; `None` if the moments are not finite.
     pub fn solve<B: Backend>(&self, device: &B::Device) -> Option<Tensor<B, 2>> {
         let (input, output) = self.xy.shape();
-        self.refined(Tensor::zeros([input, output], device))
+        self.refined(Tensor::zeros([input, output], device), PENALTY)
     }
 
     /// `W [input, output]` that minimises `|X W - Y|^2 + penalty |W - weight|^2`; `None` if the moments or the weight are not finite.
-    pub fn refined<B: Backend>(&self, weight: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+    pub fn refined<B: Backend>(&self, weight: Tensor<B, 2>, penalty: f64) -> Option<Tensor<B, 2>> {
         let (input, output) = self.xy.shape();
-        let penalty = PENALTY * self.xx.trace() / input as f64 + f64::MIN_POSITIVE;
+        let penalty = penalty * self.xx.trace() / input as f64 + f64::MIN_POSITIVE;
         let residual = &self.xy - &self.xx * matrix(weight.clone());
         let change = (&self.xx + DMatrix::identity(input, input) * penalty).cholesky()?.solve(&residual);
         let values: Vec<f32> = change.transpose().iter().map(|&value| value as f32).collect();

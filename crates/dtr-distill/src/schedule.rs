@@ -1,28 +1,49 @@
-//! Learning rate over the run: linear warm-up, then half a cosine to zero.
+//! Learning rate over the run: linear warm-up, then down to zero.
 
-/// Learning rate of `step` (from 0) out of `steps`; `warmup` is the share of steps spent rising to `peak`.
-pub fn warmup_cosine(step: usize, steps: usize, peak: f64, warmup: f64) -> f64 {
-    let rising = (warmup * steps as f64).ceil();
-    let step = step as f64;
-    if step < rising {
-        return peak * (step + 1.0) / rising;
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Along half a cosine. Loshchilov and Hutter, arXiv 1608.03983.
+    #[default]
+    Cosine,
+    /// In a straight line. Bergsma et al., arXiv 2502.15938.
+    Linear,
+}
+
+impl Schedule {
+    /// Learning rate of `step` (from 0) out of `steps`; `warmup` is the share of steps spent rising to `peak`.
+    pub fn rate(self, step: usize, steps: usize, peak: f64, warmup: f64) -> f64 {
+        let rising = (warmup * steps as f64).ceil();
+        let step = step as f64;
+        if step < rising {
+            return peak * (step + 1.0) / rising;
+        }
+        let done = (step - rising) / (steps as f64 - rising).max(1.0);
+        match self {
+            Self::Cosine => peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+            Self::Linear => peak * (1.0 - done),
+        }
     }
-    let done = (step - rising) / (steps as f64 - rising).max(1.0);
-    peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::warmup_cosine;
+    use super::Schedule;
 
     #[test]
     fn rises_then_falls_to_zero() {
-        let rate = |step| warmup_cosine(step, 100, 1.0, 0.1);
-        assert!((rate(0) - 0.1).abs() < 1e-12);
-        assert!((rate(9) - 1.0).abs() < 1e-12);
-        assert!((rate(10) - 1.0).abs() < 1e-12);
-        assert!((rate(55) - 0.5).abs() < 1e-12);
-        assert!(rate(99) < 1e-3);
-        assert!((10..99).all(|step| rate(step) > rate(step + 1)));
+        for schedule in [Schedule::Cosine, Schedule::Linear] {
+            let rate = |step| schedule.rate(step, 100, 1.0, 0.1);
+            assert!((rate(0) - 0.1).abs() < 1e-12);
+            assert!((rate(9) - 1.0).abs() < 1e-12);
+            assert!((rate(10) - 1.0).abs() < 1e-12);
+            assert!((rate(55) - 0.5).abs() < 1e-12);
+            assert!(rate(99) < 0.02);
+            assert!((10..99).all(|step| rate(step) > rate(step + 1)));
+        }
+        assert!(Schedule::Cosine.rate(30, 100, 1.0, 0.1) > Schedule::Linear.rate(30, 100, 1.0, 0.1));
     }
 }

@@ -13,10 +13,11 @@ use crate::cache::StateCache;
 use crate::error::DistillError;
 use crate::initialise::{self, Initialise, Ridge};
 use crate::lessons::{Source, steps};
-use crate::loss::{Loss, normalised_mse};
+use crate::loss::{Loss, error_and_power};
 use crate::observe::observe;
 use crate::optimiser::{Optimiser, Optimisers};
 use crate::pupil::{Pupil, REFUSALS};
+use crate::schedule::Schedule;
 use crate::snapshot::{Clock, Snapshots};
 
 /// Steps between two reports of the losses.
@@ -39,6 +40,8 @@ pub struct Settings {
     pub learning_rate: f64,
     /// Share of the steps spent rising to it.
     pub warmup: f64,
+    /// How it falls from there.
+    pub schedule: Schedule,
     /// Decoupled weight decay of the matrices.
     pub weight_decay: f32,
     /// Reports of ten steps each without progress after which a student learns no more.
@@ -229,6 +232,7 @@ fn mapped<B: TrainBackend>(
         optimiser: Optimiser::AdamW,
         learning_rate: LEARNING_RATE,
         warmup: 0.05,
+        schedule: Schedule::Cosine,
         weight_decay: 0.0,
         patience: None,
     };
@@ -329,14 +333,15 @@ fn held_out<B: dtr_attention::MixerBackend>(
     students: &[(usize, usize, Mixer<B>)],
     batches: &[Batch<B>],
 ) -> Vec<f64> {
-    let mut sums = vec![0.0; students.len()];
+    let mut sums = vec![[0.0; 2]; students.len()];
     for batch in batches {
         observe(source.model, source.teacher, batch, |layer, seen| {
             for ((_, _, mixer), sum) in students.iter().zip(&mut sums).filter(|((at, ..), _)| *at == layer) {
                 let output = mixer.mix(seen.input.clone(), &seen.context);
-                *sum += normalised_mse(output, seen.output.clone(), seen.weights.clone()).into_scalar().elem::<f64>();
+                let own = error_and_power(output, seen.output.clone(), seen.weights.clone()).map(|mean| mean.into_scalar().elem::<f64>());
+                *sum = [sum[0] + own[0], sum[1] + own[1]];
             }
         });
     }
-    sums.into_iter().map(|sum| sum / batches.len() as f64).collect()
+    sums.into_iter().map(|[error, power]| error / power.max(f64::MIN_POSITIVE)).collect()
 }

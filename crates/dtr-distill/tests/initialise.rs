@@ -58,6 +58,9 @@ fn closed_forms_only_help() {
         if matches!(operator, MixerConfig::GatedDelta { .. }) {
             let gated = loss(&operator, &Initialise { gate: Gate::Magnitude, ridge: Ridge::Before, ..Initialise::COPY }).0;
             assert!(gated < fitted, "{operator:?}: heads that say little do so, {gated} {fitted}");
+            let start = Initialise { gate: Gate::Magnitude, write: Write::Received, ridge: Ridge::Before, ..Initialise::COPY };
+            let written = loss(&operator, &start).0;
+            assert!(written < gated, "{operator:?}: what nobody looks at is not written over the rest, {written} {gated}");
         }
         if operator != (MixerConfig::LinearMap {}) {
             let random = loss(&operator, &Initialise { projections: Start::Random, ridge: Ridge::Before, ..Initialise::COPY }).0;

@@ -9,6 +9,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use burn_flex::Flex;
 use dtr_distill::initialise::{Decay, Gate, Initialise, Ridge, Start, Write};
+use dtr_distill::schedule::Schedule;
 use dtr_distill::trainer::{Outcome, Progress, Rows};
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_models::checkpoint::{load, save_module};
@@ -24,6 +25,7 @@ const SETTINGS: Settings = Settings {
     optimiser: Optimiser::Muon,
     learning_rate: 1e-3,
     warmup: 0.1,
+    schedule: Schedule::Linear,
     weight_decay: 0.01,
     patience: Some(50),
 };
@@ -31,7 +33,7 @@ const SETTINGS: Settings = Settings {
 const START: Initialise = Initialise {
     projections: Start::Copy,
     decay: Decay::Distance,
-    write: Write::Entropy,
+    write: Write::Received,
     gate: Gate::Magnitude,
     shrink: 0.5,
     scale: true,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::prelude::*;
 use burn_flex::Flex;
 use dtr_distill::loss::{cosine, normalised_mse};
-use dtr_distill::observe::{Seen, attention, observe};
+use dtr_distill::observe::{Seen, attention, observe, received};
 use dtr_distill::{Batch, DistillError, Row, StateCache};
 use dtr_models::checkpoint::load;
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig};
@@ -133,7 +133,7 @@ fn states_take_no_more_room_than_there_is() {
 }
 
 #[test]
-fn heads_that_look_at_all_alike_have_full_entropy() {
+fn heads_that_look_at_all_alike_are_measured_so() {
     let (_, parent) = parent();
     let Mixer::Softmax(mut even) = parent.layers[0].mixer.clone() else { panic!("full attention") };
     even.projections.q_proj.weight = burn::module::Param::from_tensor(even.projections.q_proj.weight.val().zeros_like());
@@ -145,6 +145,25 @@ fn heads_that_look_at_all_alike_have_full_entropy() {
             // Query i looks back i / 2 on average; over nine queries that is 2.
             assert!(found.distance.iter().all(|distance| (distance - 2.0).abs() < 1e-4), "{found:?}");
             assert!(found.entropy.iter().all(|entropy| (entropy - 1.0).abs() < 1e-4), "{found:?}");
+            checked = true;
+        }
+    });
+    assert!(checked);
+    let mut checked = false;
+    observe(&parent, &parent, &batch(&[row(9, 1), row(5, 2)]), |layer, seen| {
+        if layer == 0 {
+            let tokens: Vec<f32> = seen.context.tokens.clone().expect("padding").into_data().to_vec().expect("numbers");
+            let found = received(&Mixer::Softmax(even.clone()), seen.input, &seen.context);
+            let [rows, time, heads] = found.dims();
+            let found: Vec<f32> = found.into_data().to_vec().expect("numbers");
+            let mut seen_so_far = 0.0;
+            for (place, of_token) in found.chunks(heads).enumerate() {
+                seen_so_far = if place % time == 0 { 0.0 } else { seen_so_far } + tokens[place];
+                // Query i gives each token so far 1 / (i + 1): most to itself, the first that sees it.
+                let expected = if tokens[place] > 0.0 { 1.0 / seen_so_far } else { 0.0 };
+                assert!(of_token.iter().all(|weight| (weight - expected).abs() < 1e-5), "token {place}: {of_token:?}, {expected}");
+            }
+            assert_eq!((rows, time, tokens.iter().sum::<f32>()), (2, 9, 14.0));
             checked = true;
         }
     });

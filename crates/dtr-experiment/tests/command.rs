@@ -459,7 +459,7 @@ fn students_are_trained_once_for_all_runs_that_want_the_same() {
         let mut command = dtr(&["check", "configs/quickstart.toml", "--set", &value, "--set", "distill.mixture={ own = 1.0 }"]);
         fails(&mut command, parts);
     };
-    refused(format!("corpora.own={{ files = [{short:?}], format = \"text\", separator = \"\" }}"), &["short.txt", "one batch takes 640"]);
+    refused(format!("corpora.own={{ files = [{short:?}], format = \"text\", separator = \"\" }}"), &["short.txt", "one batch takes 320"]);
     refused("corpora.own={ files = [\"nowhere.txt\"], format = \"text\", separator = \"\" }".into(), &["no file", "nowhere.txt"]);
     refused(
         format!("corpora.own={{ files = [{short:?}], format = {{ tokens = {{ bytes = 2 }} }}, separator = \"\" }}"),

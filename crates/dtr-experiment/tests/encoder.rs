@@ -97,6 +97,7 @@ answer-weight = 1.0
 optimiser = "adamw"
 learning-rate = 1e-2
 warmup = 0.05
+schedule = "cosine"
 weight-decay = 0.0
 [distill.initialise]
 projections = "copy"

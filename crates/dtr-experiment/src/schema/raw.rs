@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use dtr_distill::schedule::Schedule;
 use dtr_distill::{Initialise, Loss, Optimiser};
 use dtr_eval::task::synthetic::{InContextRecall, Induction, ListOps, Mqar, Needle, SelectiveCopying, VariableTracking};
 use dtr_eval::task::{JsonLinesConfig, RetrievalConfig, TextConfig};
@@ -160,6 +161,8 @@ pub struct Distill {
     pub learning_rate: f64,
     /// Share of the steps in which the learning rate rises, in `[0, 1)`.
     pub warmup: f64,
+    /// How it falls after that.
+    pub schedule: Schedule,
     /// Decoupled weight decay of the matrices.
     pub weight_decay: f64,
     /// Reports, of ten steps each, without progress after which a student learns no more; never, if it is not said.

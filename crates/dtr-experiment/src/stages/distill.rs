@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,9 +30,6 @@ use crate::{atomic, terminal};
 
 /// Below the directory of runs, students of all of them.
 const SHELVES: &str = ".students";
-
-/// Batches on which students are measured.
-const HELD_OUT: usize = 4;
 
 /// Work that a kill may lose.
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(20);
@@ -132,18 +130,14 @@ impl<B: TrainBackend> Making<'_, B> {
             optimiser: distill.optimiser,
             learning_rate: distill.learning_rate,
             warmup: distill.warmup,
+            schedule: distill.schedule,
             weight_decay: distill.weight_decay as f32,
             patience: distill.patience,
         };
-        let draw =
-            |what: &str, n: usize| piece(n, pieces, |n| batch(self.experiment, self.texts, &Drawn::of(distill), &format!("{what}/{n}")));
-        let several = |what: &str, count: usize| (0..count * pieces).map(|n| draw(what, n)).collect::<Result<Vec<_>, _>>();
-        let calibration = (distill.calibration_tokens / distill.batch()).max(1);
-        let rows = Rows {
-            calibration: several("calibration", calibration)?,
-            held_out: several("held-out", HELD_OUT)?,
-            training: &mut |n| Ok(draw("step", n)?),
-        };
+        let draw = |what: &str, n: usize| drawn(self.experiment, self.texts, &Drawn::of(distill), what, piece(n, pieces, distill.rows));
+        let closed_form = (distill.calibration_tokens / distill.batch()).max(1) * pieces;
+        let several = |what: &str| (0..closed_form).map(|n| draw(what, n)).collect::<Result<Vec<_>, _>>();
+        let rows = Rows { calibration: several("calibration")?, held_out: several("held-out")?, training: &mut |n| Ok(draw("step", n)?) };
         let cache = match distill.cache_bytes {
             Some(limit) if limit > 0 => {
                 let directory = self.runs.join(SHELVES).join(format!("states-{}", self.parent.identity));
@@ -356,11 +350,10 @@ fn student_key<B: Backend>(experiment: &Experiment, parent: &Parent<B>, texts: &
     key(&(&parent.identity, experiment.seed(), experiment.compute().to_string(), &distill, mixture, operator))
 }
 
-/// The n-th piece of all, where each batch that is drawn is cut into so many.
-pub(super) fn piece(n: usize, pieces: usize, draw: impl FnOnce(usize) -> Result<Vec<Row>, EvalError>) -> Result<Vec<Row>, EvalError> {
-    let rows = draw(n / pieces)?;
-    let length = rows.len().div_ceil(pieces);
-    Ok(rows.into_iter().skip(n % pieces * length).take(length).collect())
+/// Which rows the n-th piece has, where each batch of `rows` is cut into so many.
+pub(super) fn piece(n: usize, pieces: usize, rows: usize) -> Range<usize> {
+    let (batch, piece) = (n / pieces * rows, n % pieces);
+    batch + rows * piece / pieces..batch + rows * (piece + 1) / pieces
 }
 
 /// What the rows of a batch are drawn from, and what counts in them.
@@ -377,13 +370,24 @@ impl<'a> Drawn<'a> {
     }
 }
 
-/// The rows of one batch: each from a task or corpus drawn by its weight.
-pub(super) fn batch(experiment: &Experiment, texts: &Texts, from: &Drawn<'_>, purpose: &str) -> Result<Vec<Row>, EvalError> {
+/// Those of all rows there are for a purpose, however they come in batches. Each is from a task or corpus, whose turns come as evenly as their
+/// weights allow, from the first row on: multiples of the golden ratio spread over a circle, of which each has its part. By lot, a batch
+/// of few rows would now and then be of one task alone.
+pub(super) fn drawn(
+    experiment: &Experiment,
+    texts: &Texts,
+    from: &Drawn<'_>,
+    purpose: &str,
+    rows: Range<usize>,
+) -> Result<Vec<Row>, EvalError> {
+    const GOLDEN: f64 = 1.618_033_988_749_895;
     let distill = experiment.distill();
-    let mut random = random::stream(&format!("{}/{purpose}", experiment.seed()));
+    let stream = format!("{}/{purpose}", experiment.seed());
+    let first: f64 = random::stream(&stream).random();
     let total: f64 = from.mixture.values().sum();
-    let rows = (0..distill.rows).map(|_| {
-        let mut place = random.random_range(0.0..total);
+    let rows = rows.map(|n| {
+        let mut random = random::stream(&format!("{stream}/{n}"));
+        let mut place = (first + n as f64 * GOLDEN).fract() * total;
         let chosen = from.mixture.iter().find(|(_, weight)| {
             place -= **weight;
             place < 0.0

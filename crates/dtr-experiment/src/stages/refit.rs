@@ -1,6 +1,7 @@
 //! Students made anew on a hybrid's own inputs, before it is judged or when its search is done.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use dtr_attention::TrainBackend;
 use dtr_distill::recover::{self, Recovery};
@@ -11,7 +12,7 @@ use dtr_models::{Decoder, Mixer, checkpoint};
 use dtr_search::{Layout, Operator};
 
 use super::Texts;
-use super::distill::{Drawn, batch, piece};
+use super::distill::{Drawn, drawn, piece};
 use super::prepare::{Bank, Parent, letter};
 use crate::error::Error;
 use crate::run_dir::RunDir;
@@ -43,9 +44,14 @@ pub(super) fn steps(experiment: &Experiment, tokens: usize) -> usize {
 
 impl<B: TrainBackend> Workshop<'_, B> {
     /// Rows of the task's own: the hybrid is made for it.
-    fn draw(&self, answer_weight: f64, purpose: &str) -> Result<Vec<Row>, EvalError> {
+    fn draw(&self, answer_weight: f64, purpose: &str, rows: Range<usize>) -> Result<Vec<Row>, EvalError> {
         let mixture = BTreeMap::from([(self.task.to_owned(), 1.0)]);
-        batch(self.experiment, self.texts, &Drawn { mixture: &mixture, answer_weight }, &format!("{}/{purpose}", self.task))
+        drawn(self.experiment, self.texts, &Drawn { mixture: &mixture, answer_weight }, &format!("{}/{purpose}", self.task), rows)
+    }
+
+    /// All of them for one step.
+    fn step(&self, answer_weight: f64, purpose: &str, step: usize) -> Result<Vec<Row>, EvalError> {
+        self.draw(answer_weight, purpose, piece(step, 1, self.experiment.distill().rows))
     }
 
     /// Students for the layers of `layout`, trained further on what they meet there: those that stand in it and, where each
@@ -112,7 +118,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
         let distill = self.experiment.distill();
         let pieces = self.pieces.min(distill.rows);
         let draw =
-            |what: &str, n: usize| piece(n, pieces, |n| self.draw(settings.answer_weight, &format!("refit/{generation}/{what}/{n}")));
+            |what: &str, n: usize| self.draw(settings.answer_weight, &format!("refit/{generation}/{what}"), piece(n, pieces, distill.rows));
         let calibration = (0..BATCHES * pieces).map(|n| draw("calibration", n)).collect::<Result<_, EvalError>>()?;
         let rows = Rows { calibration, held_out: Vec::new(), training: &mut |n| Ok(draw("step", n)?) };
         let training = Settings {
@@ -123,6 +129,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
             optimiser: distill.optimiser,
             learning_rate: settings.learning_rate,
             warmup: distill.warmup,
+            schedule: distill.schedule,
             weight_decay: distill.weight_decay as f32,
             patience: None,
         };
@@ -153,7 +160,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
             &self.parent.model,
             &self.parent.hybrid(layout, bank).1,
             &recovery,
-            &mut |step| Ok(self.draw(settings.answer_weight, &format!("refit/{generation}/step/{step}"))?),
+            &mut |step| Ok(self.step(settings.answer_weight, &format!("refit/{generation}/step"), step)?),
             device,
             &mut |_, _| (),
         )?;
@@ -186,7 +193,7 @@ impl<B: TrainBackend> Workshop<'_, B> {
             &self.parent.model,
             &hybrid,
             &recovery,
-            &mut |step| Ok(self.draw(settings.answer_weight, &format!("recovery/{step}"))?),
+            &mut |step| Ok(self.step(settings.answer_weight, "recovery", step)?),
             device,
             &mut |tokens, _| bar.set(tokens as u64),
         )?;
