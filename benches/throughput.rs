@@ -18,6 +18,7 @@ use clap::Parser;
 use dtr_attention::recurrence::{Inputs, empty_state, scan};
 use dtr_attention::{TrainBackend, norm};
 use dtr_distill::initialise::Initialise;
+use dtr_distill::schedule::Schedule;
 use dtr_distill::trainer::Rows;
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_eval::efficiency::{measure, median, order};
@@ -187,6 +188,7 @@ impl Study<'_> {
             optimiser: Optimiser::AdamW,
             learning_rate: 1e-3,
             warmup: 0.0,
+            schedule: Schedule::Cosine,
             weight_decay: 0.0,
             patience: None,
         };

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use burn::prelude::*;
 use dtr_attention::{MixerBackend, TrainBackend};
-use dtr_distill::initialise::{Decay, Gate, Initialise};
+use dtr_distill::initialise::{Decay, Gate, Initialise, Write};
+use dtr_distill::schedule::Schedule;
 use dtr_distill::trainer::{Progress, Rows};
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_eval::task::Phonebook;
@@ -77,10 +78,11 @@ fn pipeline<B: TrainBackend>(device: &B::Device, dtype: Precision) -> [Numbers; 
         optimiser: Optimiser::AdamW,
         learning_rate: 1e-3,
         warmup: 0.1,
+        schedule: Schedule::Linear,
         weight_decay: 0.0,
         patience: None,
     };
-    let initialise = Initialise { decay: Decay::Distance, gate: Gate::Magnitude, shrink: 0.2, ..Initialise::COPY };
+    let initialise = Initialise { decay: Decay::Distance, write: Write::Received, gate: Gate::Magnitude, shrink: 0.2, ..Initialise::COPY };
     let directory = tempfile::tempdir().expect("a directory");
     let snapshots = Snapshots::new(directory.path().into(), String::new(), Duration::MAX);
     let mut training = |n: usize| Ok(batch(n));
