@@ -7,7 +7,7 @@ Per row: held-out normalised mean squared error, mean over the layers, after eac
 model in which every layer is replaced, as a share of the parent's, by task, after the last. Students lie in --runs and are not trained twice. Batches and learning rate are the
 quickstart's where nothing else is said.
 """
-import argparse, json, pathlib, subprocess
+import argparse, json, pathlib, re, subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COPY = dict(projections="copy", decay="constant", write="constant", gate="neutral", shrink=1.0, scale=False, ridge="off", **{"feature-map-steps": 0})
@@ -73,14 +73,13 @@ def main():
     parser.add_argument("--dtr", type=pathlib.Path, default=ROOT / "target/release/dtr")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/distillation")
     parser.add_argument("--tokens", type=int, nargs="+", default=[25_600, 102_400, 256_000, 1_024_000])
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    parser.add_argument("--exact", help="the row of this name alone")
+    parser.add_argument("--only", default="", help="rows whose name this regular expression finds")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print("| start | " + " | ".join(f"{tokens:,} tokens" for tokens in arguments.tokens) + " | all layers replaced |")
     print("|---" * (len(arguments.tokens) + 2) + "|")
     for name, (operator, start, more) in ROWS.items():
-        if arguments.only in name and arguments.exact in (None, name):
+        if re.search(arguments.only, name):
             found = [distil(arguments, operator, start, more, tokens) for tokens in arguments.tokens]
             means = [sum(each["normalised_mse"]) / len(each["normalised_mse"]) for each in found]
             scores = ", ".join(f"{task} {100 * replaced / parent:.0f} %" for task, (parent, replaced) in found[-1]["scores"].items())

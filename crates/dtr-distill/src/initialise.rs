@@ -1,6 +1,7 @@
 //! Where a student starts: the parent's projections, gates from the parent's attention, an output projection in closed form. Each part
 //! stands for itself and can be left out.
 
+mod gated_delta;
 mod mamba2;
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -26,9 +27,6 @@ const NEUTRAL: f64 = 1.278_464_5;
 
 /// Shortest half-life of a decay, in tokens.
 const SHORTEST: f32 = 0.5;
-
-/// Write strengths of heads that look at one token, and of heads that look at all alike.
-const STRENGTHS: (f32, f32) = (0.7, 0.3);
 
 /// Least and largest weight that a token is taken to get.
 const RECEIVED: (f32, f32) = (0.05, 0.9);
@@ -234,30 +232,10 @@ pub fn students<B: MixerBackend>(
     let student = |(layer, (block, found)): (usize, (&dtr_models::decoder::Block<B>, &Calibration<B>))| {
         let mut student = copied(operator, shape, &block.mixer, found);
         if let Mixer::GatedDelta(mixer) = &mut student {
-            let device = mixer.a_log.device();
-            if initialise.decay == Decay::Distance {
-                // What is that far back has faded by half.
-                let bias = |&distance: &f32| (std::f32::consts::LN_2 / distance.max(SHORTEST)).exp_m1().ln();
-                let bias: Vec<f32> = found.attention.distance.iter().map(bias).collect();
-                mixer.dt_bias = Param::from_tensor(Tensor::from_floats(bias.as_slice(), &device));
-            }
-            match initialise.write {
-                Write::Constant => {}
-                Write::Received => mixer.in_proj_b.weight = Param::from_tensor(found.write.clone()),
-                Write::Entropy => {
-                    let strength = |&entropy: &f32| STRENGTHS.0 + (STRENGTHS.1 - STRENGTHS.0) * entropy.clamp(0.0, 1.0);
-                    let logits: Vec<f32> = found.attention.entropy.iter().map(strength).map(|beta| (beta / (1.0 - beta)).ln()).collect();
-                    let logits = Tensor::<B, 1>::from_floats(logits.as_slice(), &device).unsqueeze_dim(0);
-                    mixer.in_proj_b.weight = Param::from_tensor(found.constant.clone().matmul(logits));
-                }
-            }
+            gated_delta::start(mixer, found, initialise);
             if initialise.gate == Gate::Magnitude {
                 mixer.in_proj_z.weight = Param::from_tensor(magnitudes(found, shape));
             }
-            let weight = mixer.in_proj_qkv.weight.val();
-            let values = weight.dims()[1] / 3;
-            let (queries_keys, values) = (weight.clone().narrow(1, 0, 2 * values), weight.narrow(1, 2 * values, values));
-            mixer.in_proj_qkv.weight = Param::from_tensor(Tensor::cat(vec![queries_keys.mul_scalar(initialise.shrink), values], 1));
         }
         if let Mixer::Mamba2(mixer) = &mut student {
             mamba2::copy(mixer, heads_of(projections(&block.mixer), shape, &found.constant), initialise.shrink);
