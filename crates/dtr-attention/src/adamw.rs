@@ -17,6 +17,8 @@ pub struct Step {
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
     pub eps: f64,
+    /// Nesterov's momentum: the first moment as it will be after one more step, were the next gradient none.
+    pub nesterov: bool,
     /// Which step it is, from 1.
     pub time: usize,
 }
@@ -27,20 +29,33 @@ impl Step {
         1.0 - self.rate * self.decay
     }
 
-    /// What makes up for moments that begin at 0, `1 / (1 - beta^t)` of each.
-    pub(crate) fn unbias(&self) -> [f64; 2] {
-        self.betas.map(|beta| (1.0 - beta.powf(self.time as f64)).recip())
+    /// What makes up for a moment that begins at 0, after `time` steps.
+    fn unbiased(beta: f64, time: usize) -> f64 {
+        (1.0 - beta.powf(time as f64)).recip()
+    }
+
+    /// The same of the second moment, now.
+    pub(crate) fn unbias(&self) -> f64 {
+        Self::unbiased(self.betas[1], self.time)
+    }
+
+    /// Learning rates of the first moment and of the gradient.
+    pub(crate) fn rates(&self) -> [f64; 2] {
+        let ([beta, _], now) = (self.betas, Self::unbiased(self.betas[0], self.time));
+        let rates = if self.nesterov { [beta * Self::unbiased(beta, self.time + 1), (1.0 - beta) * now] } else { [now, 0.0] };
+        rates.map(|rate| rate * self.rate)
     }
 }
 
-/// `m' = b1 m + (1 - b1) g`, `v' = b2 v + (1 - b2) g^2`, `w' = (1 - rate decay) w - rate (m' / (1 - b1^t)) / (sqrt(v' / (1 - b2^t)) + eps)`.
-/// Returns `w'` and `[m', v']`.
+/// `m' = b1 m + (1 - b1) g`, `v' = b2 v + (1 - b2) g^2`, `w' = (1 - rate decay) w - rate n / (sqrt(v' / (1 - b2^t)) + eps)` with
+/// `n = m' / (1 - b1^t)`, or, by Nesterov, `n = b1 m' / (1 - b1^(t + 1)) + (1 - b1) g / (1 - b1^t)`. Returns `w'` and `[m', v']`.
 ///
 /// # Shapes
 /// All equal.
 ///
 /// # Reference
-/// arXiv 1711.05101, algorithm 2.
+/// Loshchilov and Hutter, arXiv 1711.05101, algorithm 2; Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 8, with one
+/// `b1` for all steps.
 pub fn step<B: MixerBackend, const R: usize>(
     weight: Tensor<B, R>,
     grad: Tensor<B, R>,
@@ -61,10 +76,11 @@ pub(crate) fn composed<B: Backend>(
     let shape = burn::tensor::TensorMetadata::shape(&weight);
     let flat = |x| tensor::<B, 1>(B::float_reshape(x, [shape.num_elements()].into()));
     let (weight, grad, [m, v]) = (flat(weight), flat(grad), moments.map(flat));
-    let ([b1, b2], [of_first, of_second]) = (step.betas, step.unbias());
+    let ([b1, b2], [of_first, of_grad]) = (step.betas, step.rates());
     let m = m.mul_scalar(b1) + grad.clone().mul_scalar(1.0 - b1);
-    let v = v.mul_scalar(b2) + grad.square().mul_scalar(1.0 - b2);
-    let moved = m.clone().mul_scalar(step.rate * of_first) / v.clone().mul_scalar(of_second).sqrt().add_scalar(step.eps);
+    let v = v.mul_scalar(b2) + grad.clone().square().mul_scalar(1.0 - b2);
+    let ahead = m.clone().mul_scalar(of_first) + grad.mul_scalar(of_grad);
+    let moved = ahead / v.clone().mul_scalar(step.unbias()).sqrt().add_scalar(step.eps);
     let weight = weight.mul_scalar(step.keep()) - moved;
     [weight, m, v].map(|x| B::float_reshape(primitive(x), shape.clone()))
 }

@@ -17,6 +17,8 @@ const EPS: f64 = 1e-8;
 pub(crate) struct AdamW {
     /// Decoupled weight decay.
     pub decay: f64,
+    /// Nesterov's momentum.
+    pub nesterov: bool,
 }
 
 /// What it remembers of a parameter.
@@ -40,7 +42,7 @@ impl<B: MixerBackend> SimpleOptimizer<B> for AdamW {
         let Moments { time, first, second } =
             state.unwrap_or_else(|| Moments { time: 0, first: weight.zeros_like(), second: weight.zeros_like() });
         let time = time + 1;
-        let step = Step { rate, decay: self.decay, betas: BETAS, eps: EPS, time };
+        let step = Step { rate, decay: self.decay, betas: BETAS, eps: EPS, time, nesterov: self.nesterov };
         let (weight, [first, second]) = adamw::step(weight, grad, [first, second], step);
         (weight, Some(Moments { time, first, second }))
     }
@@ -53,34 +55,40 @@ impl<B: MixerBackend> SimpleOptimizer<B> for AdamW {
 #[cfg(test)]
 mod tests {
     use burn::backend::Autodiff;
-    use burn::optim::AdamWConfig;
     use burn_flex::Flex;
+    use serde::Deserialize;
 
     use super::*;
 
-    fn numbers<B: Backend>(seed: usize) -> Tensor<B, 2> {
-        let values: Vec<f32> = (0..33 * 7).map(|i| ((i * 37 + seed * 71) % 101) as f32 / 50.0 - 1.0).collect();
-        // Not as they stand in memory.
-        Tensor::<B, 2>::from_data(TensorData::new(values, [7, 33]), &Default::default()).transpose()
+    /// `tests/golden/make_optimiser.py` tells how it was made.
+    #[derive(Deserialize)]
+    struct Golden {
+        decay: f64,
+        rates: Vec<f64>,
+        start: Vec<f64>,
+        gradients: Vec<Vec<f64>>,
+        adamw: Vec<f64>,
+        nadamw: Vec<f64>,
     }
 
-    fn as_burn<B: MixerBackend>() {
-        let reference = AdamWConfig::new().with_beta_2(0.9).with_epsilon(1e-8).with_weight_decay(0.1).build();
-        let (mut own, mut other) = ((numbers::<B>(0), None), (numbers::<B>(0), None));
-        for step in 1..6 {
-            let rate = 0.01 * step as f64;
-            own = AdamW { decay: 0.1 }.step(rate, own.0, numbers(step), own.1);
-            other = SimpleOptimizer::step(&reference, rate, other.0, numbers(step), other.1);
-            let difference: f32 = (own.0.clone() - other.0.clone()).abs().max().into_scalar().elem();
-            assert!(difference < 1e-6, "{difference} after {step} steps");
+    fn as_pytorch<B: MixerBackend>() {
+        let golden: Golden = serde_json::from_str(include_str!("../../../tests/golden/optimiser.json")).expect("numbers");
+        // Not as they stand in memory.
+        let of = |values: &[f64]| Tensor::<B, 2>::from_data(TensorData::new(values.to_vec(), [7, 5]), &B::Device::default()).transpose();
+        for (nesterov, expected) in [(false, &golden.adamw), (true, &golden.nadamw)] {
+            let optimiser = AdamW { decay: golden.decay, nesterov };
+            let (mut weight, mut state) = (of(&golden.start), None);
+            for (&rate, gradient) in golden.rates.iter().zip(&golden.gradients) {
+                (weight, state) = optimiser.step(rate, weight, of(gradient), state);
+            }
+            let difference: f32 = (weight - of(expected)).abs().max().into_scalar().elem();
+            assert!(difference < 1e-6, "{difference}, nesterov {nesterov}");
         }
-        let moved: f32 = (own.0 - numbers(0)).abs().max().into_scalar().elem();
-        assert!(moved > 0.05, "{moved}");
     }
 
     #[test]
-    fn fused_and_composed_it_is_what_burn_has() {
-        as_burn::<Flex>();
-        as_burn::<Autodiff<Flex>>();
+    fn fused_and_composed_it_is_what_pytorch_has() {
+        as_pytorch::<Flex>();
+        as_pytorch::<Autodiff<Flex>>();
     }
 }

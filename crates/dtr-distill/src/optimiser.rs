@@ -1,4 +1,4 @@
-//! The optimisers of one student: its matrices by `AdamW` or Muon, with weight decay, and all else by `AdamW` without.
+//! The optimisers of one student: its matrices by `AdamW`, by `AdamW` with Nesterov's momentum or by Muon, with weight decay, and all else by `AdamW` without.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;
@@ -19,6 +19,8 @@ pub enum Optimiser {
     /// Loshchilov and Hutter, arXiv 1711.05101.
     #[default]
     AdamW,
+    /// The same with Nesterov's momentum. Dozat, "Incorporating Nesterov momentum into Adam", 2016.
+    NAdamW,
     /// Orthogonalised momentum, its steps as large as `AdamW`'s: the same learning rate does for both. Liu et al., arXiv 2502.16982.
     Muon,
 }
@@ -41,12 +43,13 @@ pub(crate) type OptimisersRecord<B> = (RecordOf<AdamW, B>, (RecordOf<Muon<<B as 
 
 impl<B: TrainBackend> Optimisers<B> {
     pub fn new(kind: Optimiser, weight_decay: f32) -> Self {
+        let nesterov = kind == Optimiser::NAdamW;
         let muon = MuonConfig::new().with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
         Self {
             kind,
-            adam: AdamW { decay: f64::from(weight_decay) }.into(),
+            adam: AdamW { decay: f64::from(weight_decay), nesterov }.into(),
             muon: muon.with_weight_decay(Some(WeightDecayConfig::new(weight_decay))).init(),
-            others: AdamW { decay: 0.0 }.into(),
+            others: AdamW { decay: 0.0, nesterov }.into(),
         }
     }
 
@@ -54,7 +57,7 @@ impl<B: TrainBackend> Optimisers<B> {
         let mut split = Split { from: gradients, matrices: GradientsParams::new() };
         Module::<B>::visit(&mixer, &mut split);
         let mixer = match self.kind {
-            Optimiser::AdamW => self.adam.step(rate, mixer, split.matrices),
+            Optimiser::AdamW | Optimiser::NAdamW => self.adam.step(rate, mixer, split.matrices),
             Optimiser::Muon => self.muon.step(rate, mixer, split.matrices),
         };
         self.others.step(rate, mixer, split.from)

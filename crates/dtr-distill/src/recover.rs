@@ -61,7 +61,7 @@ pub fn recover<B: TrainBackend>(
     device: &B::Device,
     progress: &mut dyn FnMut(usize, f32),
 ) -> Result<Decoder<B::InnerBackend>, DistillError> {
-    let optimiser = AdamW { decay: 0.0 };
+    let optimiser = AdamW { decay: 0.0, nesterov: false };
     let mut model = frozen(Decoder::<B>::from_inner(in_single(hybrid.clone())), settings.trained);
     let mut updates = match settings.trained {
         Trained::LowRank(rank) => Updates::new(&model, rank, device),

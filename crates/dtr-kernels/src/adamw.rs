@@ -1,4 +1,4 @@
-//! One step of `AdamW`, number by number: every weight, gradient and moment is read once and written once.
+//! One step of `AdamW`, with or without Nesterov's momentum, number by number: every weight, gradient and moment is read once and written once.
 
 use rayon::prelude::*;
 
@@ -16,8 +16,8 @@ const WORK: usize = 16;
 pub struct Step {
     /// How much remains of a weight before it is moved.
     pub keep: f32,
-    /// Learning rate over the bias of the first moment.
-    pub rate: f32,
+    /// Learning rates of the first moment and of the gradient, over their biases.
+    pub rates: [f32; 2],
     /// `1 / (1 - beta_2^t)`.
     pub unbias: f32,
     /// Decay of both moments.
@@ -26,7 +26,8 @@ pub struct Step {
     pub eps: f32,
 }
 
-/// `m' = b1 m + (1 - b1) g`; `v' = b2 v + (1 - b2) g^2`; `w' = keep w - rate m' / (sqrt(v' unbias) + eps)`. Returns `[w', m', v']`.
+/// `m' = b1 m + (1 - b1) g`; `v' = b2 v + (1 - b2) g^2`; `w' = keep w - (r1 m' + r2 g) / (sqrt(v' unbias) + eps)`.
+/// Returns `[w', m', v']`.
 ///
 /// # Panics
 /// If lengths differ.
@@ -72,12 +73,12 @@ impl Kernel for AdamW<'_> {
 /// On arrays, which cannot overlap: with as many slices the compiler gives up on vectors.
 #[inline(always)]
 fn moved<A: Arithmetic>([w, grad, m, v]: [&[f32; LANES]; 4], step: Step) -> [[f32; LANES]; 3] {
-    let Step { keep, rate, unbias, betas: [b1, b2], eps } = step;
+    let Step { keep, rates: [of_first, of_grad], unbias, betas: [b1, b2], eps } = step;
     let [mut to_w, mut to_m, mut to_v] = [[0.0; LANES]; 3];
     for i in 0..LANES {
         to_m[i] = A::fused(b1, m[i], (1.0 - b1) * grad[i]);
         to_v[i] = A::fused(b2, v[i], (1.0 - b2) * grad[i] * grad[i]);
-        let moved = rate * to_m[i] / ((to_v[i] * unbias).sqrt() + eps);
+        let moved = A::fused(of_first, to_m[i], of_grad * grad[i]) / ((to_v[i] * unbias).sqrt() + eps);
         to_w[i] = A::fused(keep, w[i], -moved);
     }
     [to_w, to_m, to_v]

@@ -497,11 +497,11 @@ fn adamw_is_its_definition() {
     for length in [1, 15, 16, 17, 8192, 8192 * 17 + 5] {
         let [w, grad, m] = [1, 2, 3].map(|seed| numbers(seed, length));
         let v: Vec<f64> = numbers(4, length).iter().map(|x| x * x).collect();
-        let step = adamw::Step { keep: 0.875, rate: 0.0625, unbias: 2.0, betas: [0.75, 0.96875], eps: 0.001 };
-        let [keep, rate, unbias, eps] = [step.keep, step.rate, step.unbias, step.eps].map(f64::from);
+        let step = adamw::Step { keep: 0.875, rates: [0.0625, 0.25], unbias: 2.0, betas: [0.75, 0.96875], eps: 0.001 };
+        let [keep, unbias, eps] = [step.keep, step.unbias, step.eps].map(f64::from);
         let first: Vec<f64> = m.iter().zip(&grad).map(|(m, g)| 0.75 * m + 0.25 * g).collect();
         let second: Vec<f64> = v.iter().zip(&grad).map(|(v, g)| 0.96875 * v + 0.03125 * g * g).collect();
-        let moved = |i: usize| keep * w[i] - rate * first[i] / ((second[i] * unbias).sqrt() + eps);
+        let moved = |i: usize| keep * w[i] - (0.0625 * first[i] + 0.25 * grad[i]) / ((second[i] * unbias).sqrt() + eps);
         let found = adamw::step(&single(&w), &single(&grad), [&single(&m), &single(&v)], step);
         close("weights", &found[0], &(0..length).map(moved).collect::<Vec<_>>(), 2e-6);
         close("first moment", &found[1], &first, 2e-6);

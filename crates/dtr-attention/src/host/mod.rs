@@ -297,11 +297,10 @@ impl<B: Host> MixerBackend for B {
     fn adamw(weight: FloatTensor<B>, grad: FloatTensor<B>, [first, second]: [FloatTensor<B>; 2], step: Step) -> [FloatTensor<B>; 3] {
         let inputs = [weight, grad, first, second].map(Read::<B>::new);
         let [weight, grad, first, second] = inputs.each_ref().map(Read::flat);
-        let [of_first, of_second] = step.unbias();
         let step = adamw::Step {
             keep: step.keep() as f32,
-            rate: (step.rate * of_first) as f32,
-            unbias: of_second as f32,
+            rates: step.rates().map(|rate| rate as f32),
+            unbias: step.unbias() as f32,
             betas: step.betas.map(|beta| beta as f32),
             eps: step.eps as f32,
         };
