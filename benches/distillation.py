@@ -1,19 +1,23 @@
-"""How good students are after how many tokens, start by start and mixer by mixer: the table in docs/LOG.md.
+"""How good students are after how many tokens, start by start and mixer by mixer: the tables in docs/STUDENTS.md.
 
     cargo xtask run configs/quickstart.toml          # builds target/release/dtr
-    python benches/distillation.py --tokens 25600 102400 256000 1024000 --only gated-delta
+    python benches/distillation.py
+    python benches/distillation.py --tokens 25600 102400 256000 1024000 --only "random|copied$|chosen$|map|window|linear map"
 
-Per row: held-out normalised mean squared error, mean over the layers, after each number of tokens; behind it the validation score of the
-model in which every layer is replaced, as a share of the parent's, by task, after the last. Students lie in --runs and are not trained twice. Batches and learning rate are the
-quickstart's where nothing else is said.
+A cell is the held-out normalised mean squared error, mean over the layers, and behind it the validation score of the model in which every
+layer is replaced, as a share of the parent's, by task in the order of their names. A second table has the errors layer by layer after the
+last number of tokens. Students lie in --runs and are not trained twice. Batches and learning rates are the quickstart's where nothing else
+is said.
 """
 import argparse, json, pathlib, re, subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COPY = dict(projections="copy", decay="constant", write="constant", gate="neutral", shrink=1.0, scale=False, ridge="off", **{"feature-map-steps": 0})
+WINDOW = "{ sliding-window = { window = 32, sinks = 2 } }"
 GATED, HEDGEHOG, MAMBA = "{ gated-delta = { convolution = 4 } }", "{ hedgehog = {} }", "{ mamba2 = { state = 64, convolution = 4 } }"
 CHOSEN = dict(COPY, decay="distance", write="received", gate="magnitude", shrink=0.2, ridge="throughout")
-BEFORE = {"rows": 4, "schedule": '"cosine"', "weight-decay": 0.0}
+BEFORE = {"rows": 4, "schedule": '"cosine"', "weight-decay": 0.0, "optimiser": '"adamw"'}
+SLOW = {"learning-rates": "{ sliding-window = 1e-3 }"}
 ROWS = {
     "gated-delta, random": (GATED, dict(COPY, projections="random"), {}),
     "gated-delta, copied": (GATED, COPY, {}),
@@ -29,12 +33,14 @@ ROWS = {
     "gated-delta, chosen": (GATED, CHOSEN, {}),
     "gated-delta, copied, settings of before": (GATED, COPY, BEFORE),
     "gated-delta, chosen, settings of before": (GATED, CHOSEN, BEFORE),
+    "gated-delta, chosen but the copying": (GATED, dict(CHOSEN, projections="random"), {}),
     "gated-delta, chosen but the decay": (GATED, dict(CHOSEN, decay="constant"), {}),
     "gated-delta, chosen but the writes": (GATED, dict(CHOSEN, write="constant"), {}),
     "gated-delta, chosen but the gate": (GATED, dict(CHOSEN, gate="neutral"), {}),
     "gated-delta, chosen but the shrinking": (GATED, dict(CHOSEN, shrink=1.0), {}),
     "gated-delta, chosen but ridge before and after": (GATED, dict(CHOSEN, ridge="both"), {}),
     "gated-delta, chosen but the ridge": (GATED, dict(CHOSEN, ridge="off"), {}),
+    "gated-delta, chosen, by adamw": (GATED, CHOSEN, {"optimiser": '"adamw"'}),
     "gated-delta, chosen, by muon": (GATED, CHOSEN, {"optimiser": '"muon"'}),
     "gated-delta, chosen, no weight decay": (GATED, CHOSEN, {"weight-decay": 0.0}),
     "gated-delta, chosen, along a cosine": (GATED, CHOSEN, {"schedule": '"cosine"'}),
@@ -50,8 +56,10 @@ ROWS = {
     "hedgehog, copied": (HEDGEHOG, COPY, {}),
     "hedgehog, copied, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout"), {}),
     "hedgehog, copied, map from attention, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout", **{"feature-map-steps": 100}), {}),
-    "window of 32 and 2 sinks, copied": ("{ sliding-window = { window = 32, sinks = 2 } }", COPY, {}),
-    "linear map, ridge": ("{ linear-map = {} }", dict(COPY, ridge="before"), {}),
+    "window of 32 and 2 sinks, copied": (WINDOW, COPY, {}),
+    "window of 32 and 2 sinks, copied, at 1e-3": (WINDOW, COPY, SLOW),
+    "linear map, ridge before": ("{ linear-map = {} }", dict(COPY, ridge="before"), {}),
+    "linear map, ridge alone": ("{ linear-map = {} }", dict(COPY, ridge="throughout"), {}),
 }
 
 
@@ -68,22 +76,34 @@ def distil(arguments, operator, start, more, tokens):
     return json.loads(output.stdout)[0]
 
 
+def mean(numbers):
+    return sum(numbers) / len(numbers)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--dtr", type=pathlib.Path, default=ROOT / "target/release/dtr")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs/distillation")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[25_600, 102_400, 256_000, 1_024_000])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[25_600, 102_400, 256_000])
     parser.add_argument("--only", default="", help="rows whose name this regular expression finds")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print("| start | " + " | ".join(f"{tokens:,} tokens" for tokens in arguments.tokens) + " | all layers replaced |")
-    print("|---" * (len(arguments.tokens) + 2) + "|")
+    print("| | " + " | ".join(f"{tokens:,} tokens" for tokens in arguments.tokens) + " |")
+    print("|---" * (len(arguments.tokens) + 1) + "|")
+    last = {}
     for name, (operator, start, more) in ROWS.items():
         if re.search(arguments.only, name):
-            found = [distil(arguments, operator, start, more, tokens) for tokens in arguments.tokens]
-            means = [sum(each["normalised_mse"]) / len(each["normalised_mse"]) for each in found]
-            scores = ", ".join(f"{task} {100 * replaced / parent:.0f} %" for task, (parent, replaced) in found[-1]["scores"].items())
-            print(f"| {name} | " + " | ".join(f"{mean:.3f}" for mean in means) + f" | {scores} |", flush=True)
+            cells = []
+            for tokens in arguments.tokens:
+                found = last[name] = distil(arguments, operator, start, more, tokens)
+                scores = " ".join(f"{100 * replaced / parent:.0f}" for _, (parent, replaced) in sorted(found["scores"].items()))
+                cells.append(f"{mean(found['normalised_mse']):.3f}, {scores} %")
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    layers = max(len(found["normalised_mse"]) for found in last.values())
+    print(f"\n| after {arguments.tokens[-1]:,} tokens, layer | " + " | ".join(map(str, range(layers))) + " |")
+    print("|---" * (layers + 1) + "|")
+    for name, found in last.items():
+        print(f"| {name} | " + " | ".join(f"{error:.3f}" for error in found["normalised_mse"]) + " |")
 
 
 if __name__ == "__main__":

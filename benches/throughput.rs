@@ -186,7 +186,7 @@ impl Study<'_> {
             steps: self.cli.steps,
             accumulate: 1,
             optimiser: Optimiser::AdamW,
-            learning_rate: 1e-3,
+            learning_rates: vec![1e-3],
             warmup: 0.0,
             schedule: Schedule::Cosine,
             weight_decay: 0.0,

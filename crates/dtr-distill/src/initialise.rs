@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
 use crate::error::DistillError;
-use crate::observe::{Attention, Seen, attention, observe, received};
+use crate::observe::{Attention, Seen, attention, observe, received, weights};
 use crate::ridge::{Moments, NEAR, PENALTY};
 
 /// `silu(NEUTRAL) = 1`: an output gate at this value lets everything pass as it is.
@@ -148,26 +148,27 @@ pub struct Calibration<B: Backend> {
     pub attention: Attention,
     /// `[hidden, H]`: `silu(x gate)` is about the root mean square of each of its heads.
     pub gate: Tensor<B, 2>,
-    /// `[hidden, H]`: `sigmoid(x write)` is about the largest weight that the token gets in each head.
-    pub write: Tensor<B, 2>,
+    /// `[hidden, H]`: `sigmoid(x write)` is about the largest weight that the token gets in each head; `None` where nobody asks for it.
+    pub write: Option<Tensor<B, 2>>,
     /// `[hidden, 1]` with `x constant ≈ 1` for the layer's inputs `x`: stands in for biases that the student's form lacks.
     pub constant: Tensor<B, 2>,
 }
 
-/// Measures every layer of the parent on some batches.
+/// Measures every layer of the parent on some batches, as far as `initialise` asks for it.
 ///
 /// # Errors
 /// If the parent's hidden states are not finite.
 pub fn calibrate<B: MixerBackend>(
     parent: &Decoder<B>,
     batches: &[Batch<B>],
+    initialise: &Initialise,
     device: &B::Device,
 ) -> Result<Vec<Calibration<B>>, DistillError> {
     let hidden = parent.hidden();
     let mut attentions: Vec<Attention> = Vec::new();
     let mut constants = vec![Moments::new(hidden, 1); parent.layers.len()];
     let mut gates: Vec<_> = (0..parent.layers.len()).map(|layer| Moments::new(hidden, heads(parent, layer))).collect();
-    let mut writes = gates.clone();
+    let mut writes = (initialise.write == Write::Received).then(|| gates.clone());
     for (n, batch) in batches.iter().enumerate() {
         observe(parent, parent, batch, |layer, seen| {
             let [batch, time, _] = seen.input.dims();
@@ -178,19 +179,26 @@ pub fn calibrate<B: MixerBackend>(
             let open: Vec<f32> = sizes.iter::<f32>().map(silu_inverse).collect();
             let open = Tensor::from_data(TensorData::new(open, [batch, time, heads]), device);
             gates[layer].add(seen.input.clone(), open, seen.weights.clone());
-            let mixer = &parent.layers[layer].mixer;
-            let received = received(mixer, seen.input.clone(), &seen.context).clamp(RECEIVED.0, RECEIVED.1);
-            let strength = (received.clone() / received.neg().add_scalar(1.0)).log();
-            writes[layer].add(seen.input.clone(), strength, seen.weights);
             // One batch is enough for a mean.
-            if n == 0 {
-                attentions.push(attention(mixer, seen.input, &seen.context));
+            let first = n == 0;
+            if first || writes.is_some() {
+                let mixer = &parent.layers[layer].mixer;
+                let weights = weights(mixer, seen.input.clone(), &seen.context);
+                if first {
+                    attentions.push(attention(mixer, weights.clone(), &seen.context));
+                }
+                if let Some(writes) = &mut writes {
+                    let received = received(weights, &seen.context).clamp(RECEIVED.0, RECEIVED.1);
+                    let strength = (received.clone() / received.neg().add_scalar(1.0)).log();
+                    writes[layer].add(seen.input, strength, seen.weights);
+                }
             }
         });
     }
     let found = attentions.into_iter().enumerate().map(|(layer, attention)| {
         let solved = |moments: &[Moments]| moments[layer].solve(device).ok_or(DistillError::Singular { layer });
-        Ok(Calibration { attention, constant: solved(&constants)?, gate: solved(&gates)?, write: solved(&writes)? })
+        let write = writes.as_deref().map(solved).transpose()?;
+        Ok(Calibration { attention, constant: solved(&constants)?, gate: solved(&gates)?, write })
     });
     found.collect()
 }

@@ -41,7 +41,8 @@ impl<B: dtr_attention::MixerBackend> Source<'_, B> {
 struct Lesson<B: Backend> {
     pupil: usize,
     seen: Seen<B>,
-    rate: Option<f64>,
+    /// Of the largest learning rate, where a step is made.
+    share: Option<f64>,
     /// The last one before a report.
     last: bool,
 }
@@ -66,7 +67,7 @@ pub(crate) fn steps<B: TrainBackend>(
     let pupils: Vec<Mutex<&mut Pupil<B>>> = pupils.iter_mut().map(Mutex::new).collect();
     let teach = |pupil: &mut Pupil<B>, lesson: Lesson<B::InnerBackend>| {
         let teacher = &source.teacher.layers[pupil.layer].mixer;
-        pupil.learn(lesson.seen, teacher, settings.loss, settings.accumulate, lesson.rate);
+        pupil.learn(lesson.seen, teacher, settings.loss, settings.accumulate, lesson.share);
         if lesson.last {
             pupil.fit_output();
         }
@@ -102,15 +103,15 @@ pub(crate) fn steps<B: TrainBackend>(
         // Held by the threads alone: when they are gone, sending fails and does not wait for ever.
         drop(receive);
         for step in clock.step..end {
-            let rate = settings.schedule.rate(step, settings.steps, settings.learning_rate, settings.warmup);
+            let share = settings.schedule.share(step, settings.steps, settings.warmup);
             for part in 0..settings.accumulate {
                 let rows = training(step * settings.accumulate + part).map_err(DistillError::Rows)?;
                 clock.tokens += rows.iter().map(|row| row.tokens.len()).sum::<usize>();
-                let rate = (part + 1 == settings.accumulate).then_some(rate);
-                let last = rate.is_some() && step + 1 == end;
+                let share = (part + 1 == settings.accumulate).then_some(share);
+                let last = share.is_some() && step + 1 == end;
                 source.observe(&Batch::new(&rows, device), |layer, seen| {
                     for &pupil in &of_layer[layer] {
-                        let lesson = Lesson { pupil, seen: seen.clone(), rate, last };
+                        let lesson = Lesson { pupil, seen: seen.clone(), share, last };
                         if B::THREADED {
                             // It fails only if all threads have panicked, and then the scope panics, too.
                             let _ = send.send(lesson);

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 use dtr_attention::{MixerBackend, precision};
-use dtr_models::{Context, Decoder, Mixer};
+use dtr_models::{Context, Decoder, Mixer, mixer};
 
 use crate::batch::Batch;
 
@@ -45,13 +45,21 @@ pub struct Attention {
     pub entropy: Vec<f32>,
 }
 
-/// The largest weight that each token gets from any that looks at it, by head, `[B, T, H]`. Padding looks at nothing.
+/// The parent's attention weights, `[B, H, T, T]`.
 ///
 /// # Panics
 /// If the mixer is not the parent's own attention.
-pub fn received<B: MixerBackend>(mixer: &Mixer<B>, input: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 3> {
+pub fn weights<B: MixerBackend>(mixer: &Mixer<B>, input: Tensor<B, 3>, context: &Context<B>) -> Tensor<B, 4> {
+    precision::single(own(mixer).weights(input, context))
+}
+
+fn own<B: Backend>(mixer: &Mixer<B>) -> &mixer::Attention<B> {
     let Mixer::Softmax(attention) = mixer else { panic!("only the parent's own attention has weights to measure") };
-    let weights = precision::single(attention.weights(input, context));
+    attention
+}
+
+/// The largest weight that each token gets from any that looks at it, by head, `[B, T, H]`, from [`weights`]. Padding looks at nothing.
+pub fn received<B: Backend>(weights: Tensor<B, 4>, context: &Context<B>) -> Tensor<B, 3> {
     let weights = match &context.tokens {
         Some(tokens) => weights * tokens.clone().unsqueeze_dims::<4>(&[1, 3]),
         None => weights,
@@ -59,14 +67,12 @@ pub fn received<B: MixerBackend>(mixer: &Mixer<B>, input: Tensor<B, 3>, context:
     weights.max_dim(2).squeeze_dim::<3>(2).swap_dims(1, 2)
 }
 
-/// Measures the heads of one layer. Padding counts for nothing.
+/// Measures the heads of one layer by their [`weights`]. Padding counts for nothing.
 ///
 /// # Panics
 /// If the mixer is not the parent's own attention.
-pub fn attention<B: MixerBackend>(mixer: &Mixer<B>, input: Tensor<B, 3>, context: &Context<B>) -> Attention {
-    let Mixer::Softmax(attention) = mixer else { panic!("only the parent's own attention has weights to measure") };
-    let (device, hidden) = (input.device(), attention.hidden(context));
-    let weights = precision::single(attention.weights(input, context));
+pub fn attention<B: MixerBackend>(mixer: &Mixer<B>, weights: Tensor<B, 4>, context: &Context<B>) -> Attention {
+    let (device, hidden) = (weights.device(), own(mixer).hidden(context));
     let [batch, heads, time, _] = weights.dims();
     let tokens = context.tokens.clone().unwrap_or_else(|| Tensor::ones([batch, time], &device)).reshape([batch, 1, time, 1]);
     // Means over the queries that count, `[B, H, T, 1]` to one number a head.

@@ -31,6 +31,8 @@ type Adaptor<O, B> = OptimizerAdaptor<O, Mixer<B>, B>;
 #[derive(Clone)]
 pub(crate) struct Optimisers<B: TrainBackend> {
     kind: Optimiser,
+    /// Largest learning rate.
+    rate: f64,
     adam: Adaptor<AdamW, B>,
     muon: Adaptor<Muon<B::InnerBackend>, B>,
     others: Adaptor<AdamW, B>,
@@ -42,18 +44,21 @@ type RecordOf<O, B> = <Adaptor<O, B> as Optimizer<Mixer<B>, B>>::Record;
 pub(crate) type OptimisersRecord<B> = (RecordOf<AdamW, B>, (RecordOf<Muon<<B as AutodiffBackend>::InnerBackend>, B>, RecordOf<AdamW, B>));
 
 impl<B: TrainBackend> Optimisers<B> {
-    pub fn new(kind: Optimiser, weight_decay: f32) -> Self {
+    pub fn new(kind: Optimiser, rate: f64, weight_decay: f32) -> Self {
         let nesterov = kind == Optimiser::NAdamW;
         let muon = MuonConfig::new().with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
         Self {
             kind,
+            rate,
             adam: AdamW { decay: f64::from(weight_decay), nesterov }.into(),
             muon: muon.with_weight_decay(Some(WeightDecayConfig::new(weight_decay))).init(),
             others: AdamW { decay: 0.0, nesterov }.into(),
         }
     }
 
-    pub fn step(&mut self, rate: f64, mixer: Mixer<B>, gradients: GradientsParams) -> Mixer<B> {
+    /// A step at a share of the largest learning rate.
+    pub fn step(&mut self, share: f64, mixer: Mixer<B>, gradients: GradientsParams) -> Mixer<B> {
+        let rate = share * self.rate;
         let mut split = Split { from: gradients, matrices: GradientsParams::new() };
         Module::<B>::visit(&mixer, &mut split);
         let mixer = match self.kind {
@@ -70,6 +75,7 @@ impl<B: TrainBackend> Optimisers<B> {
     pub fn load_record(self, (adam, (muon, others)): OptimisersRecord<B>) -> Self {
         Self {
             kind: self.kind,
+            rate: self.rate,
             adam: self.adam.load_record(adam),
             muon: self.muon.load_record(muon),
             others: self.others.load_record(others),

@@ -128,12 +128,19 @@ impl<B: TrainBackend> Pupil<B> {
         }
     }
 
-    /// From now on keeps what [`Self::fit_output`] needs.
+    /// From now on the output projection is fitted by [`Self::fit_output`] and not trained.
     #[must_use]
     pub fn with_fits(mut self) -> Self {
-        let [input, output] = self.mixer.output().weight.dims();
-        self.moments = Some(Moments::new(input, output));
+        let output = self.mixer.output_mut();
+        let [input, width] = output.weight.dims();
+        output.weight = output.weight.clone().set_require_grad(false);
+        self.moments = (!self.is_solved()).then(|| Moments::new(input, width));
         self
+    }
+
+    /// Whether calibration has found all there is to learn: an output projection with nothing in front of it.
+    fn is_solved(&self) -> bool {
+        matches!(&self.mixer, Mixer::LinearMap(mixer) if !mixer.out_proj.weight.is_require_grad())
     }
 
     /// Fits the output projection, in closed form, to what was learnt from since the last time, and keeps it where that gives no numbers.
@@ -143,7 +150,7 @@ impl<B: TrainBackend> Pupil<B> {
         let [input, width] = output.weight.dims();
         let moments = std::mem::replace(moments, Moments::new(input, width));
         if let Some(weight) = moments.refined(output.weight.val().inner(), NEAR) {
-            output.weight = output.weight.clone().map(|_| Tensor::from_inner(weight).require_grad());
+            output.weight = output.weight.clone().map(|_| Tensor::from_inner(weight));
         }
     }
 
@@ -152,14 +159,14 @@ impl<B: TrainBackend> Pupil<B> {
         format!("{}-{:02}", operators[self.operator].name(), self.layer)
     }
 
-    /// Learns from one of `parts` batches of a step; the last one, which brings the learning rate, makes the step.
+    /// Learns from one of `parts` batches of a step; the last one, which brings a share of the learning rate, makes the step.
     pub fn learn(
         &mut self,
         seen: Seen<B::InnerBackend>,
         teacher: &Mixer<B::InnerBackend>,
         objective: Loss,
         parts: usize,
-        rate: Option<f64>,
+        share: Option<f64>,
     ) {
         if self.standing.done {
             return;
@@ -167,6 +174,11 @@ impl<B: TrainBackend> Pupil<B> {
         let seen = moved(seen, &self.device);
         let loss = self.loss(&seen, teacher, objective);
         let value = loss.clone().inner();
+        if self.is_solved() {
+            self.losses.push(value.into_scalar().elem());
+            self.standing.done = true;
+            return;
+        }
         let gradients = self.wanted(loss.div_scalar(parts as f64).backward(), objective);
         let norm = norm(&self.mixer, &gradients).unwrap_or_else(|| value.zeros_like());
         // One wait for the device a step and student.
@@ -177,10 +189,10 @@ impl<B: TrainBackend> Pupil<B> {
         } else {
             self.refused.push(numbers[0]);
         }
-        if let Some(rate) = rate {
+        if let Some(share) = share {
             let gradients = self.gradients.grads();
             if !gradients.is_empty() {
-                self.mixer = self.optimisers.step(rate * self.standing.caution, self.mixer.clone(), gradients);
+                self.mixer = self.optimisers.step(share * self.standing.caution, self.mixer.clone(), gradients);
             }
         }
     }
@@ -206,16 +218,12 @@ impl<B: TrainBackend> Pupil<B> {
         if objective == Loss::Cosine { cosine(output, target, weights) } else { normalised_mse(output, target, weights) }
     }
 
-    /// Gradients of what is to be trained: attention weights teach the feature map alone, and what is fitted is not trained.
+    /// Gradients of what is to be trained: attention weights teach the feature map alone.
     fn wanted(&self, mut gradients: B::Gradients, objective: Loss) -> GradientsParams {
         if let (Loss::AttentionWeights, Mixer::Hedgehog(own)) = (objective, &self.mixer) {
             return GradientsParams::from_params(&mut gradients, &self.mixer, &[own.q_map.id, own.k_map.id]);
         }
-        let mut found = GradientsParams::from_module(&mut gradients, &self.mixer);
-        if self.moments.is_some() {
-            found.remove::<B::InnerBackend, 2>(self.mixer.output().weight.id);
-        }
-        found
+        GradientsParams::from_module(&mut gradients, &self.mixer)
     }
 }
 

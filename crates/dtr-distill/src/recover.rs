@@ -73,7 +73,7 @@ pub fn recover<B: TrainBackend>(
     for step in 0..settings.steps {
         let rows = training(step).map_err(DistillError::Rows)?;
         tokens += rows.iter().map(|row| row.tokens.len()).sum::<usize>();
-        let rate = Schedule::Cosine.rate(step, settings.steps, settings.learning_rate, WARMUP);
+        let rate = settings.learning_rate * Schedule::Cosine.share(step, settings.steps, WARMUP);
         let loss = loss(parent, &updates.applied(model.clone()), &rows, settings.task_weight, device);
         let value = loss.clone().inner().into_scalar().elem::<f32>();
         if !value.is_finite() {

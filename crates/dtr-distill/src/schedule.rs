@@ -14,17 +14,17 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// Learning rate of `step` (from 0) out of `steps`; `warmup` is the share of steps spent rising to `peak`.
-    pub fn rate(self, step: usize, steps: usize, peak: f64, warmup: f64) -> f64 {
+    /// Learning rate of `step` (from 0) out of `steps` as a share of the largest; `warmup` is the share of steps spent rising to it.
+    pub fn share(self, step: usize, steps: usize, warmup: f64) -> f64 {
         let rising = (warmup * steps as f64).ceil();
         let step = step as f64;
         if step < rising {
-            return peak * (step + 1.0) / rising;
+            return (step + 1.0) / rising;
         }
         let done = (step - rising) / (steps as f64 - rising).max(1.0);
         match self {
-            Self::Cosine => peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
-            Self::Linear => peak * (1.0 - done),
+            Self::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * done).cos()),
+            Self::Linear => 1.0 - done,
         }
     }
 }
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn rises_then_falls_to_zero() {
         for schedule in [Schedule::Cosine, Schedule::Linear] {
-            let rate = |step| schedule.rate(step, 100, 1.0, 0.1);
+            let rate = |step| schedule.share(step, 100, 0.1);
             assert!((rate(0) - 0.1).abs() < 1e-12);
             assert!((rate(9) - 1.0).abs() < 1e-12);
             assert!((rate(10) - 1.0).abs() < 1e-12);
@@ -44,6 +44,6 @@ mod tests {
             assert!(rate(99) < 0.02);
             assert!((10..99).all(|step| rate(step) > rate(step + 1)));
         }
-        assert!(Schedule::Cosine.rate(30, 100, 1.0, 0.1) > Schedule::Linear.rate(30, 100, 1.0, 0.1));
+        assert!(Schedule::Cosine.share(30, 100, 0.1) > Schedule::Linear.share(30, 100, 0.1));
     }
 }

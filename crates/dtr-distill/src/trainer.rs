@@ -36,8 +36,8 @@ pub struct Settings {
     pub accumulate: usize,
     /// What moves the matrices.
     pub optimiser: Optimiser,
-    /// Largest learning rate.
-    pub learning_rate: f64,
+    /// Largest learning rate of the students of each operator.
+    pub learning_rates: Vec<f64>,
     /// Share of the steps spent rising to it.
     pub warmup: f64,
     /// How it falls from there.
@@ -147,7 +147,7 @@ pub fn train<B: TrainBackend>(
     let mut pupils = Vec::new();
     // Where a snapshot is at hand, all that is learnt before the first step is in it.
     let fresh = snapshots.clock()?.step == 0;
-    let found = fresh.then(|| initialise::calibrate(parent, &calibration, &devices[0])).transpose()?;
+    let found = fresh.then(|| initialise::calibrate(parent, &calibration, initialise, &devices[0])).transpose()?;
     for (index, operator) in settings.operators.iter().enumerate() {
         let mut students: Vec<Mixer<B::InnerBackend>> = match &found {
             Some(found) => initialise::students(operator, &config.attention, parent, found, initialise),
@@ -206,7 +206,8 @@ fn pupil<B: TrainBackend>(
     settings: &Settings,
     devices: &[B::Device],
 ) -> Pupil<B> {
-    Pupil::new(layer, operator, mixer, Optimisers::new(settings.optimiser, settings.weight_decay), &devices[layer % devices.len()])
+    let optimisers = Optimisers::new(settings.optimiser, settings.learning_rates[operator], settings.weight_decay);
+    Pupil::new(layer, operator, mixer, optimisers, &devices[layer % devices.len()])
 }
 
 fn batches<B: Backend>(rows: &[Vec<Row>], device: &B::Device) -> Vec<Batch<B>> {
@@ -230,7 +231,7 @@ fn mapped<B: TrainBackend>(
         steps,
         accumulate: 1,
         optimiser: Optimiser::AdamW,
-        learning_rate: LEARNING_RATE,
+        learning_rates: vec![LEARNING_RATE],
         warmup: 0.05,
         schedule: Schedule::Cosine,
         weight_decay: 0.0,

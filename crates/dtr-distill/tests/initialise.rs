@@ -26,7 +26,7 @@ fn loss_in(
     let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
     let row = |seed: usize| Row::plain((0..length(seed)).map(|t| ((seed * 7919 + t * t * 31) % vocabulary) as u32).collect());
     let batches: Vec<Batch<Flex>> = (0..2).map(|n| Batch::new(&(0..8).map(|r| row(n * 8 + r)).collect::<Vec<_>>(), &device)).collect();
-    let found = calibrate(&parent, &batches, &device).expect("finite");
+    let found = calibrate(&parent, &batches, initialise, &device).expect("finite");
     let mut made = students(operator, &config.attention, &parent, &found, initialise);
     fit(&parent, &parent, &mut made.iter_mut().enumerate().collect::<Vec<_>>(), &batches, initialise, &device).expect("finite");
     let mut sum = 0.0;

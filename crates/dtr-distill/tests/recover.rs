@@ -71,7 +71,7 @@ fn the_mixers_learn_what_the_parent_answers_where_it_counts() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
     let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
     let mut hybrid = parent.clone();
-    let found = calibrate(&parent, &[Batch::new(&rows(), &device)], &device).expect("a calibration");
+    let found = calibrate(&parent, &[Batch::new(&rows(), &device)], &START, &device).expect("a calibration");
     let operator = MixerConfig::GatedDelta { convolution: 4, rotary: false };
     hybrid.layers[5].mixer = students(&operator, &config.attention, &parent, &found, &START).remove(5);
     let settings = Recovery { steps: 12, learning_rate: 1e-2, task_weight: TASK_WEIGHT, trained: Trained::Mixers };

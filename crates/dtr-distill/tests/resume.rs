@@ -23,7 +23,7 @@ const SETTINGS: Settings = Settings {
     steps: STEPS,
     accumulate: 2,
     optimiser: Optimiser::Muon,
-    learning_rate: 1e-3,
+    learning_rates: Vec::new(),
     warmup: 0.1,
     schedule: Schedule::Linear,
     weight_decay: 0.01,
@@ -55,7 +55,7 @@ fn run(snapshots: &Snapshots, broken: usize) -> (Option<Outcome<Flex>>, Vec<usiz
         MixerConfig::Hedgehog {},
         MixerConfig::Mamba2 { state: 40, convolution: 4 },
     ];
-    let (settings, initialise) = (Settings { operators, ..SETTINGS }, START);
+    let (settings, initialise) = (Settings { learning_rates: vec![1e-3; operators.len()], operators, ..SETTINGS }, START);
     let mut drawn = Vec::new();
     let mut training = |n: usize| {
         assert!(n != 2 * broken, "broken off");
@@ -127,7 +127,7 @@ fn a_student_learns_wherever_it_starts() {
             operators: vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }, MixerConfig::Mamba2 { state: 40, convolution: 4 }],
             steps,
             optimiser,
-            learning_rate: 1e-2,
+            learning_rates: vec![1e-2; 2],
             ..SETTINGS
         };
         let initialise = Initialise { projections, ridge: Ridge::Off, ..START };
@@ -151,13 +151,46 @@ fn a_student_learns_wherever_it_starts() {
 }
 
 #[test]
+fn what_calibration_solves_is_not_trained_and_each_operator_has_its_rate() {
+    let device = Default::default();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
+    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let directory = tempfile::tempdir().expect("a directory");
+    let trained = |operators: Vec<MixerConfig>, learning_rates: Vec<f64>, steps: usize| {
+        let settings = Settings { operators, learning_rates, steps, accumulate: 1, ..SETTINGS };
+        let (mut done, mut curve) = (0, Vec::new());
+        let rows = Rows { calibration: vec![batch(1000)], held_out: vec![batch(2000)], training: &mut |n| Ok(batch(n)) };
+        let snapshots = Snapshots::new(directory.path().join("none"), "k".into(), Duration::from_hours(1));
+        let outcome =
+            train::<Autodiff<Flex>>((&parent, &config), (&settings, &START), rows, (&snapshots, None), &[device], &mut |progress| {
+                match progress {
+                    Progress::Done { .. } => done += 1,
+                    Progress::Losses { losses, .. } => curve.extend(losses),
+                    _ => {}
+                }
+            })
+            .expect("trains");
+        (outcome, done, curve)
+    };
+    let errors = |outcome: &Outcome<Flex>| outcome.students.iter().map(|student| student.normalised_mse).collect::<Vec<_>>();
+    let (long, done, curve) = trained(vec![MixerConfig::LinearMap {}], vec![1e-2], 200);
+    assert_eq!((long.tokens, done), (10 * 48, 8), "all are done at the first report");
+    assert!(curve.len() == 8 && curve.iter().all(|&loss| loss > 0.0 && loss < 1.0), "{curve:?}");
+    let beside = MixerConfig::Hedgehog {};
+    let [slow, fast] = [1e-9, 1e-2].map(|rate| trained(vec![MixerConfig::LinearMap {}, beside.clone()], vec![1e-2, rate], 40).0);
+    assert_eq!(errors(&slow)[..8], errors(&long)[..8], "students of another operator change nothing");
+    assert_eq!(errors(&fast)[..8], errors(&long)[..8]);
+    assert!(errors(&fast)[8..].iter().zip(&errors(&slow)[8..]).all(|(fast, slow)| fast < slow), "{:?} {:?}", errors(&fast), errors(&slow));
+}
+
+#[test]
 fn a_student_that_diverges_says_so_and_is_not_kept() {
     let device = Default::default();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
     let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
     let directory = tempfile::tempdir().expect("a directory");
     let operators = vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }];
-    let settings = Settings { operators, learning_rate: 1e30, optimiser: Optimiser::AdamW, ..SETTINGS };
+    let settings = Settings { operators, learning_rates: vec![1e30], optimiser: Optimiser::AdamW, ..SETTINGS };
     let rows = Rows { calibration: vec![batch(1000)], held_out: vec![batch(0)], training: &mut |n| Ok(batch(n)) };
     let snapshots = Snapshots::new(directory.path().join("none"), "k".into(), Duration::ZERO);
     let mut refused = 0;

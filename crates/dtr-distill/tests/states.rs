@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::prelude::*;
 use burn_flex::Flex;
 use dtr_distill::loss::{cosine, normalised_mse};
-use dtr_distill::observe::{Seen, attention, observe, received};
+use dtr_distill::observe::{Seen, attention, observe, received, weights};
 use dtr_distill::{Batch, DistillError, Row, StateCache};
 use dtr_models::checkpoint::load;
 use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig};
@@ -141,7 +141,8 @@ fn heads_that_look_at_all_alike_are_measured_so() {
     let mut checked = false;
     observe(&parent, &parent, &batch(&rows), |layer, seen| {
         if layer == 0 {
-            let found = attention(&Mixer::Softmax(even.clone()), seen.input, &seen.context);
+            let even = Mixer::Softmax(even.clone());
+            let found = attention(&even, weights(&even, seen.input, &seen.context), &seen.context);
             // Query i looks back i / 2 on average; over nine queries that is 2.
             assert!(found.distance.iter().all(|distance| (distance - 2.0).abs() < 1e-4), "{found:?}");
             assert!(found.entropy.iter().all(|entropy| (entropy - 1.0).abs() < 1e-4), "{found:?}");
@@ -153,7 +154,7 @@ fn heads_that_look_at_all_alike_are_measured_so() {
     observe(&parent, &parent, &batch(&[row(9, 1), row(5, 2)]), |layer, seen| {
         if layer == 0 {
             let tokens: Vec<f32> = seen.context.tokens.clone().expect("padding").into_data().to_vec().expect("numbers");
-            let found = received(&Mixer::Softmax(even.clone()), seen.input, &seen.context);
+            let found = received(weights(&Mixer::Softmax(even.clone()), seen.input, &seen.context), &seen.context);
             let [rows, time, heads] = found.dims();
             let found: Vec<f32> = found.into_data().to_vec().expect("numbers");
             let mut seen_so_far = 0.0;

@@ -445,13 +445,20 @@ fn students_are_trained_once_for_all_runs_that_want_the_same() {
     let student = Path::new(found[0]["directory"].as_str().expect("a place")).join("gated-delta/layer-05.safetensors");
     let made = || std::fs::metadata(&student).and_then(|file| file.modified()).expect("a student");
     let before = made();
-    // Another floor, another place for states, another task: the same students. Other rows: others.
-    for others in [["search.floor=0.5", "tasks.snippet-origin.test=2"], ["name=other", "distill.cache-bytes=0"]] {
+    // Another floor, another place for states, another task, another operator with a rate of its own: the same students. Other rows: others.
+    let window = "operators=[{ gated-delta = { convolution = 4 } }, { sliding-window = { window = 4, sinks = 0 } }]";
+    let others = [
+        ["search.floor=0.5", "tasks.snippet-origin.test=2"],
+        ["name=other", "distill.cache-bytes=0"],
+        [window, "distill.learning-rates={ sliding-window = 1e-3 }"],
+    ];
+    for others in others {
         succeeds(&mut small_run(runs.path(), &[&more[..], &others].concat()));
     }
-    assert_eq!((made(), shelves(runs.path()).iter().filter(|path| !path.to_string_lossy().contains("states-")).count()), (before, 1));
+    let of = |operator: &str| shelves(runs.path()).iter().filter(|path| path.to_string_lossy().contains(operator)).count();
+    assert_eq!((made(), of("gated-delta-"), of("sliding-window-")), (before, 1, 1));
     distill(&[&more[..], &["distill.mixture={ own = 1.0 }"]].concat());
-    assert_eq!(shelves(runs.path()).iter().filter(|path| path.to_string_lossy().contains("gated-delta-")).count(), 2);
+    assert_eq!(of("gated-delta-"), 2);
 
     let short = runs.path().join("short.txt");
     std::fs::write(&short, "fn main() {}\n").expect("written");

@@ -159,6 +159,9 @@ pub struct Distill {
     pub optimiser: Optimiser,
     /// Highest learning rate.
     pub learning_rate: f64,
+    /// The same of operators that want another, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub learning_rates: BTreeMap<String, f64>,
     /// Share of the steps in which the learning rate rises, in `[0, 1)`.
     pub warmup: f64,
     /// How it falls after that.
@@ -184,6 +187,11 @@ impl Distill {
     /// Tokens of a batch.
     pub fn batch(&self) -> usize {
         self.rows * self.length
+    }
+
+    /// Highest learning rate of an operator's students, by its name.
+    pub fn rate(&self, operator: &str) -> f64 {
+        self.learning_rates.get(operator).copied().unwrap_or(self.learning_rate)
     }
 }
 

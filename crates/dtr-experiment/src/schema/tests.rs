@@ -242,6 +242,8 @@ fn lists_and_tables_must_not_be_empty() {
     }
     let window = "{sliding-window = {window = 0, sinks = 2}}";
     check_override("operators", &format!("[{window}]"), &["`operators.0.sliding-window.window`"]);
+    check_override("distill.learning-rates", "{ hedgehog = 1e-3 }", &["`distill.learning-rates.hedgehog`", "one of the operators"]);
+    check_override("distill.learning-rates", "{ gated-delta = 0.0 }", &["`distill.learning-rates.gated-delta`", "above 0 and finite"]);
     check_override("operators", "[{hedgehog = {}}, {hedgehog = {}}]", &["a second `hedgehog`"]);
     check_override("operators", "[{mamba2 = {state = 0, convolution = 4}}]", &["mamba2.state", "at least 1"]);
 }

@@ -327,6 +327,17 @@ impl Checker<'_> {
             value.map_or(Ok(()), |value| self.positive(&key(name), value))?;
         }
         self.rate(&key("learning-rate"), distill.learning_rate)?;
+        for (name, &rate) in &distill.learning_rates {
+            let place = ["distill", "learning-rates", name];
+            self.require(
+                operators.iter().any(|operator| operator.name() == name),
+                &place,
+                "the name of one of the operators",
+                name,
+                "write one of their names, or remove the line",
+            )?;
+            self.rate(&place, rate)?;
+        }
         self.require(
             (0.0..1.0).contains(&distill.warmup),
             &key("warmup"),

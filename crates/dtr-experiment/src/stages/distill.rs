@@ -128,7 +128,7 @@ impl<B: TrainBackend> Making<'_, B> {
             steps: steps(self.experiment),
             accumulate: distill.accumulate * pieces,
             optimiser: distill.optimiser,
-            learning_rate: distill.learning_rate,
+            learning_rates: wanted.iter().map(|shelf| distill.rate(shelf.operator.name())).collect(),
             warmup: distill.warmup,
             schedule: distill.schedule,
             weight_decay: distill.weight_decay as f32,
@@ -338,10 +338,12 @@ fn scores<B: MixerBackend>(
     experiment.search().tasks.iter().map(of_task).collect()
 }
 
-/// Hash of all that a student depends on. Where states are kept and how many devices share the work changes nothing.
+/// Hash of all that a student depends on. Where states are kept, how many devices share the work and what others learn at changes nothing.
 fn student_key<B: Backend>(experiment: &Experiment, parent: &Parent<B>, texts: &Texts, operator: &MixerConfig) -> String {
     let mut distill = experiment.distill().clone();
     (distill.cache_bytes, distill.devices) = (None, None);
+    distill.learning_rate = distill.rate(operator.name());
+    distill.learning_rates.clear();
     let text = |name: &String| match experiment.tasks().get(name) {
         Some(task) => task_key(&task.kind, texts.tasks[name].as_ref()),
         None => texts.corpora[name].1.clone(),

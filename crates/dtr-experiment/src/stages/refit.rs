@@ -122,12 +122,12 @@ impl<B: TrainBackend> Workshop<'_, B> {
         let calibration = (0..BATCHES * pieces).map(|n| draw("calibration", n)).collect::<Result<_, EvalError>>()?;
         let rows = Rows { calibration, held_out: Vec::new(), training: &mut |n| Ok(draw("step", n)?) };
         let training = Settings {
+            learning_rates: vec![settings.learning_rate; configs.len()],
             operators: configs,
             loss: if distill.loss == Loss::AttentionWeights { Loss::NormalisedMse } else { distill.loss },
             steps: steps(self.experiment, settings.tokens),
             accumulate: pieces,
             optimiser: distill.optimiser,
-            learning_rate: settings.learning_rate,
             warmup: distill.warmup,
             schedule: distill.schedule,
             weight_decay: distill.weight_decay as f32,

@@ -76,7 +76,7 @@ fn pipeline<B: TrainBackend>(device: &B::Device, dtype: Precision) -> [Numbers; 
         steps: STEPS,
         accumulate: 1,
         optimiser: Optimiser::AdamW,
-        learning_rate: 1e-3,
+        learning_rates: vec![1e-3],
         warmup: 0.1,
         schedule: Schedule::Linear,
         weight_decay: 0.0,
