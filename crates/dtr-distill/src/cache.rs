@@ -1,7 +1,8 @@
 //! Hidden states on disk: a batch that comes again, or that other students learn from, needs no pass of the parent.
 //!
 //! One file a batch, `<hash of its tokens>.states`: layer after layer a checksum, the input and the output of its mixer. Read layer by layer,
-//! so that no more is in memory than without. What is damaged is computed again; what has no room is not stored.
+//! so that no more is in memory than without. What is damaged is computed again; what has no room is not stored, and a disk that is full
+//! gets back what was: students need the room more.
 
 use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
@@ -183,13 +184,19 @@ impl<'a> Writer<'a> {
         let _ = fs::remove_file(self.half());
     }
 
-    /// Nothing more is stored: a full disk stays full.
+    /// Nothing more is stored, and what is there makes room: on a disk that is full students could not be saved.
     fn give_up(&mut self, error: &std::io::Error) {
         self.discard();
         self.cache.used.set(u64::MAX);
+        for entry in fs::read_dir(&self.cache.directory).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "states") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
         let path = self.path.display();
         *self.cache.full.borrow_mut() = Some(format!(
-            "hidden states are no longer kept: could not write {path}: {error}. Training goes on without; free space there, or lower distill.cache-bytes"
+            "hidden states are no longer kept, and those that were are removed: could not write {path}: {error}. Training goes on without; \
+             free space there, or lower distill.cache-bytes"
         ));
     }
 }

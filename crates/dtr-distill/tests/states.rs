@@ -133,6 +133,27 @@ fn states_take_no_more_room_than_there_is() {
 }
 
 #[test]
+fn a_disk_that_is_full_gets_back_what_states_took() {
+    let (_, parent) = parent();
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = |name: &str| StateCache::open(directory.path().join(name), "p", 1 << 30).expect("a cache");
+    let (fits, does_not) = ([row(20, 1)], [row(20, 2)]);
+    all(&parent, &does_not, Some(&open("elsewhere")));
+    let name = stored(&directory.path().join("elsewhere")).pop().expect("one batch");
+    let cache = open("states");
+    all(&parent, &fits, Some(&cache));
+    let place = directory.path().join("states");
+    assert_eq!(stored(&place).len(), 1);
+    // Where its file would be written there is something else: no different from a disk without room.
+    std::fs::create_dir(place.join(name.file_name().expect("a name")).with_extension("half")).expect("made");
+    for rows in [&does_not, &fits] {
+        assert_eq!(all(&parent, rows, Some(&cache)), all(&parent, rows, None), "work goes on");
+        assert!(stored(&place).is_empty());
+    }
+    assert!(cache.complaint().is_some_and(|complaint| complaint.contains("are removed")));
+}
+
+#[test]
 fn heads_that_look_at_all_alike_are_measured_so() {
     let (_, parent) = parent();
     let Mixer::Softmax(mut even) = parent.layers[0].mixer.clone() else { panic!("full attention") };
