@@ -30,18 +30,20 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     })
 }
 
-/// Removes the temporaries that killed processes left in `directory` and below. No other process may be writing there.
+/// Removes the temporaries that killed processes left in `directory`, and `below` it as well. No other process may be writing there.
 ///
 /// # Errors
 /// [`Error::Io`] when a directory cannot be read or a temporary not be removed.
-pub fn remove_temporaries(directory: &Path) -> Result<(), Error> {
+pub fn remove_temporaries(directory: &Path, below: bool) -> Result<(), Error> {
     let reading = |source| Error::Io { action: "read", path: directory.to_owned(), source };
     for entry in fs::read_dir(directory).map_err(reading)? {
         let entry = entry.map_err(reading)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if entry.file_type().map_err(reading)?.is_dir() {
-            remove_temporaries(&entry.path())?;
+            if below {
+                remove_temporaries(&entry.path(), below)?;
+            }
         } else if name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1) {
             fs::remove_file(entry.path()).map_err(|source| Error::Io {
                 action: "remove the temporary file",
@@ -126,7 +128,9 @@ mod tests {
         fs::write(below.join("layer-00.safetensors"), "kept").unwrap();
         fs::write(below.join(".lock"), "kept").unwrap();
         fs::write(temporary_in(&below), "half").unwrap();
-        remove_temporaries(directory.path()).unwrap();
+        remove_temporaries(directory.path(), false).unwrap();
+        assert_eq!(names(&below).len(), 3);
+        remove_temporaries(directory.path(), true).unwrap();
         assert_eq!(names(&below), [".lock", "layer-00.safetensors"]);
     }
 }

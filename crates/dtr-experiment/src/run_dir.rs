@@ -41,7 +41,7 @@ impl RunDir {
         };
         fs::create_dir_all(&root).map_err(cannot("create the directory", &root))?;
         let lock = lock(&root.join(".lock"), &root)?;
-        atomic::remove_temporaries(&root)?;
+        atomic::remove_temporaries(&root, true)?;
 
         let path = root.join("experiment.toml");
         match fs::read_to_string(&path) {

@@ -95,6 +95,8 @@ fn an_evaluation_killed_again_and_again_ends_as_one_that_was_not() {
         left.push(lines());
         assert!(left.last() > Some(&before), "nothing was added: {left:?}");
     }
+    // As a kill between the two steps of a write would leave it.
+    std::fs::write(broken.join(".dtr-1-0.tmp"), "half").expect("written");
     assert!(left.len() > 2 && left[1] < 400, "it was never broken off in the middle: {left:?}");
     assert_eq!(found(&mut evaluated(&broken)), expected);
     for name in ["choices.jsonl", "choices.json", "numbers.jsonl", "numbers.json"] {

@@ -119,7 +119,7 @@ impl<B: TrainBackend> Making<'_, B> {
         for shelf in wanted {
             let directory = shelf.units.root();
             fs::create_dir_all(directory).map_err(|source| Error::Io { action: "create the directory", path: directory.into(), source })?;
-            atomic::remove_temporaries(directory)?;
+            atomic::remove_temporaries(directory, true)?;
         }
         let pieces = self.pieces.min(distill.rows);
         let settings = Settings {

@@ -89,7 +89,10 @@ fn evaluated<B: MixerBackend>(evaluation: &Evaluation, batch_tokens: usize, devi
     let _lock = match &evaluation.out {
         Some(out) => {
             std::fs::create_dir_all(out).map_err(|source| Error::Io { action: "create the directory", path: out.clone(), source })?;
-            Some(lock(&out.join(".lock"), out)?)
+            let lock = lock(&out.join(".lock"), out)?;
+            // Of what is below, others may be writing.
+            atomic::remove_temporaries(out, false)?;
+            Some(lock)
         }
         None => None,
     };
