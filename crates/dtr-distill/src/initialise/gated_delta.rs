@@ -21,7 +21,8 @@ pub(super) fn start<B: Backend>(mixer: &mut GatedDelta<B>, found: &Calibration<B
     match initialise.write {
         Write::Constant => {}
         Write::Received => {
-            mixer.in_proj_b.weight = Param::from_tensor(found.write.clone().expect("calibration measures what is asked for"))
+            let found = found.write.clone().expect("calibration measures what is asked for");
+            mixer.in_proj_b.weight = Param::from_tensor(found);
         }
         Write::Entropy => {
             let strength = |&entropy: &f32| STRENGTHS.0 + (STRENGTHS.1 - STRENGTHS.0) * entropy.clamp(0.0, 1.0);
