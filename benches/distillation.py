@@ -56,6 +56,7 @@ ROWS = {
     "hedgehog, copied": (HEDGEHOG, COPY, {}),
     "hedgehog, copied, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout"), {}),
     "hedgehog, copied, map from attention, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout", **{"feature-map-steps": 100}), {}),
+    "hedgehog, copied, map in 400 steps, ridge throughout": (HEDGEHOG, dict(COPY, ridge="throughout", **{"feature-map-steps": 400}), {}),
     "window of 32 and 2 sinks, copied": (WINDOW, COPY, {}),
     "window of 32 and 2 sinks, copied, at 1e-3": (WINDOW, COPY, SLOW),
     "linear map, ridge before": ("{ linear-map = {} }", dict(COPY, ridge="before"), {}),
