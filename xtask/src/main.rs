@@ -191,6 +191,7 @@ fn golden() -> Result<ExitCode> {
     for script in [
         "make_models.py",
         "make_mixers.py",
+        "make_optimiser.py",
         "make_family.py",
         "make_tiny_qwen3.py",
         "make_ruler.py",
