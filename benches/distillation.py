@@ -100,7 +100,7 @@ def main():
                 scores = " ".join(f"{100 * replaced / parent:.0f}" for _, (parent, replaced) in sorted(found["scores"].items()))
                 cells.append(f"{mean(found['normalised_mse']):.3f}, {scores} %")
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-    layers = max(len(found["normalised_mse"]) for found in last.values())
+    layers = max((len(found["normalised_mse"]) for found in last.values()), default=0)
     print(f"\n| after {arguments.tokens[-1]:,} tokens, layer | " + " | ".join(map(str, range(layers))) + " |")
     print("|---" * (layers + 1) + "|")
     for name, found in last.items():

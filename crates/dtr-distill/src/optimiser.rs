@@ -1,4 +1,5 @@
-//! The optimisers of one student: its matrices by `AdamW`, by `AdamW` with Nesterov's momentum or by Muon, with weight decay, and all else by `AdamW` without.
+//! The optimisers of one student: its matrices by `AdamW`, with Nesterov's momentum or without, or by Muon, with weight decay, and all else
+//! by `AdamW` without decay.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::adaptor::OptimizerAdaptor;

@@ -36,7 +36,7 @@ pub struct Settings {
     pub accumulate: usize,
     /// What moves the matrices.
     pub optimiser: Optimiser,
-    /// Largest learning rate of the students of each operator.
+    /// Largest learning rate of the students of each operator, one an operator.
     pub learning_rates: Vec<f64>,
     /// Share of the steps spent rising to it.
     pub warmup: f64,
@@ -133,7 +133,7 @@ pub struct Rows<'a> {
 /// If a loss is no number for too long, the parent's states are not, or rows, snapshots or students cannot be read or written.
 ///
 /// # Panics
-/// If there are no devices.
+/// If there are no devices, or fewer learning rates than operators.
 pub fn train<B: TrainBackend>(
     (parent, config): (&Decoder<B::InnerBackend>, &DecoderConfig),
     (settings, initialise): (&Settings, &Initialise),

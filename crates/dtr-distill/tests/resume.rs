@@ -13,7 +13,7 @@ use dtr_distill::schedule::Schedule;
 use dtr_distill::trainer::{Outcome, Progress, Rows};
 use dtr_distill::{Loss, Optimiser, Row, Settings, Snapshots, train};
 use dtr_models::checkpoint::{load, save_module};
-use dtr_models::{Mixer, MixerConfig};
+use dtr_models::{Decoder, DecoderConfig, Mixer, MixerConfig};
 
 const STEPS: usize = 23;
 
@@ -41,6 +41,11 @@ const START: Initialise = Initialise {
     feature_map_steps: 2,
 };
 
+fn parent() -> (DecoderConfig, Decoder<Flex>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
+    load::<Flex>(&path, &Default::default()).expect("the parent")
+}
+
 fn batch(n: usize) -> Vec<Row> {
     (0..2).map(|row| Row::plain((0..24).map(|t| ((n * 7919 + row * 104_729 + t * 31) % 500) as u32).collect())).collect()
 }
@@ -48,8 +53,7 @@ fn batch(n: usize) -> Vec<Row> {
 /// Trains students of three operators on made-up rows; panics at step `broken`, as if killed there. Gives the batches drawn.
 fn run(snapshots: &Snapshots, broken: usize) -> (Option<Outcome<Flex>>, Vec<usize>) {
     let device = Default::default();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
-    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let (config, parent) = parent();
     let operators = vec![
         MixerConfig::GatedDelta { convolution: 4, rotary: false },
         MixerConfig::Hedgehog {},
@@ -119,8 +123,7 @@ fn parameters(mixer: &Mixer<Flex>) -> Vec<Vec<f32>> {
 #[test]
 fn a_student_learns_wherever_it_starts() {
     let device = Default::default();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
-    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let (config, parent) = parent();
     let directory = tempfile::tempdir().expect("a directory");
     let mse = |projections, optimiser, steps: usize| {
         let settings = Settings {
@@ -153,8 +156,7 @@ fn a_student_learns_wherever_it_starts() {
 #[test]
 fn what_calibration_solves_is_not_trained_and_each_operator_has_its_rate() {
     let device = Default::default();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
-    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let (config, parent) = parent();
     let directory = tempfile::tempdir().expect("a directory");
     let trained = |operators: Vec<MixerConfig>, learning_rates: Vec<f64>, steps: usize| {
         let settings = Settings { operators, learning_rates, steps, accumulate: 1, ..SETTINGS };
@@ -186,8 +188,7 @@ fn what_calibration_solves_is_not_trained_and_each_operator_has_its_rate() {
 #[test]
 fn a_student_that_diverges_says_so_and_is_not_kept() {
     let device = Default::default();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/models/tiny-qwen3");
-    let (config, parent) = load::<Flex>(&path, &device).expect("the parent");
+    let (config, parent) = parent();
     let directory = tempfile::tempdir().expect("a directory");
     let operators = vec![MixerConfig::GatedDelta { convolution: 4, rotary: false }];
     let settings = Settings { operators, learning_rates: vec![1e30], optimiser: Optimiser::AdamW, ..SETTINGS };

@@ -61,12 +61,17 @@ impl Checker<'_> {
     /// A task that `key` refers to by its name.
     fn known(&self, key: &[&str], name: &str, tasks: &BTreeMap<String, Task>) -> Result<(), Error> {
         let names: Vec<&str> = tasks.keys().map(String::as_str).collect();
+        self.one_of(key, name, "tasks", &names, &format!("[tasks.{name}]"))
+    }
+
+    /// A name among those of a kind; a `table` would add it.
+    fn one_of(&self, key: &[&str], name: &str, kind: &str, names: &[&str], table: &str) -> Result<(), Error> {
         self.require(
-            tasks.contains_key(name),
+            names.contains(&name),
             key,
-            &format!("one of the tasks {}", names.join(", ")),
+            &format!("one of the {kind} {}", names.join(", ")),
             &format_args!("`{name}`"),
-            &format!("correct the name, or add a table [tasks.{name}]"),
+            &format!("correct the name, or add a table {table}"),
         )
     }
 
@@ -327,15 +332,10 @@ impl Checker<'_> {
             value.map_or(Ok(()), |value| self.positive(&key(name), value))?;
         }
         self.rate(&key("learning-rate"), distill.learning_rate)?;
+        let names: Vec<&str> = operators.iter().map(Operator::name).collect();
         for (name, &rate) in &distill.learning_rates {
             let place = ["distill", "learning-rates", name];
-            self.require(
-                operators.iter().any(|operator| operator.name() == name),
-                &place,
-                "the name of one of the operators",
-                name,
-                "write one of their names, or remove the line",
-            )?;
+            self.one_of(&place, name, "operators", &names, "[[operators]]")?;
             self.rate(&place, rate)?;
         }
         self.require(
